@@ -1,0 +1,33 @@
+"""Acquire less, see the same: networks and MONAI parts for super-resolution of MR and DSA images.
+
+Importing this package is cheap; the sub-packages are laid out as MONAI is (networks, transforms, inferers, ...).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "bundle_root"]
+
+
+def bundle_root(name: str) -> str:
+    """Where the bundle ``name`` lies, for the default ``bundle_root`` of its configs.
+
+    Returns:
+        "." when the current directory is that bundle (also for a packed bundle that carries this package), otherwise
+        the ``bundles/<name>`` folder of the checkout that this package was installed from.
+
+    Raises:
+        FileNotFoundError: neither is there.
+    """
+    here = Path.cwd()
+    if (here / "configs" / "metadata.json").is_file() and here.name == name:
+        return "."
+    package = Path(__file__).resolve().parent
+    for candidate in (package.parent / "bundles" / name, package.parent):
+        if (candidate / "configs" / "metadata.json").is_file():
+            return str(candidate)
+    raise FileNotFoundError(
+        f"bundle '{name}' not found beside {package}: run from the bundle's folder or give --bundle_root PATH."
+    )
