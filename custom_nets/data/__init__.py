@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from .synthetic import RandContrastFromLabelsd
+
+__all__ = ["RandContrastFromLabelsd"]
