@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from .autocast import AutocastInferer
+
+__all__ = ["AutocastInferer"]

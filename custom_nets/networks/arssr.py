@@ -1,0 +1,357 @@
+"""ArSSR: super-resolution of 3D MR at any scale through an implicit voxel function.
+
+Paper: Wu et al., "An Arbitrary Scale Super-Resolution Approach for 3D MR Images via Implicit Neural Representation",
+IEEE JBHI 27(2), 2023, https://arxiv.org/abs/2110.14476.
+
+Two networks share one interface, which the inferer builds on:
+
+- :class:`ArSSR` is the published one, key for key, so that the authors' weights load and give the authors' output.
+- :class:`ResidualArSSR` is the one that we train and ship. It differs in what made the published one fragile: it adds
+  a correction to cubic B-spline interpolation instead of inventing the intensity (no dead output unit, intensities
+  kept), it knows a point by its place inside the voxel and not by its place in the volume (any volume size, tiles give
+  the same result as the whole), and it is told the scale of each axis (thick slices as well as isotropic voxels).
+
+Shapes: B batch, F feature channels, (D, H, W) the array axes of the low-resolution (LR) volume, K points.
+A *position* counts LR voxels: 0 is the centre of the first voxel of an axis, -0.5 its outer edge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from custom_nets.resampling import bspline_coefficients, sample_bspline, sample_trilinear
+
+__all__ = ["RDN", "ResCNN", "SRResNet", "ImplicitDecoder", "ArSSR", "ResidualArSSR", "grid_positions"]
+
+
+def _conv(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Conv3d:
+    return nn.Conv3d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+
+
+# ---- encoders: [B, 1, D, H, W] -> [B, F, D, H, W], norm-free, so any tiling that keeps the receptive field is exact ----
+
+
+class _DenseLayer(nn.Module):
+    def __init__(self, in_channels: int, growth: int) -> None:
+        super().__init__()
+        self.conv = _conv(in_channels, growth)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x, F.relu(self.conv(x))], 1)
+
+
+class _ResidualDenseBlock(nn.Module):
+    def __init__(self, channels: int, growth: int, num_layers: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*[_DenseLayer(channels + j * growth, growth) for j in range(num_layers)])
+        self.lff = _conv(channels + num_layers * growth, channels, 1)  # local feature fusion
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.lff(self.layers(x))
+
+
+class RDN(nn.Module):
+    """Residual dense network (Zhang et al., CVPR 2018) in 3D without its up-sampling part.
+
+    Args:
+        feature_dim: F, channels that it gives.
+        num_features: channels inside.
+        growth: channels that each dense layer adds.
+        num_blocks: residual dense blocks.
+        num_layers: 3x3x3 convolutions in a block.
+        in_channels: channels that it takes.
+    """
+
+    def __init__(
+        self,
+        feature_dim: int = 128,
+        num_features: int = 64,
+        growth: int = 64,
+        num_blocks: int = 8,
+        num_layers: int = 3,
+        in_channels: int = 1,
+    ) -> None:
+        super().__init__()
+        self.sfe1 = _conv(in_channels, num_features)
+        self.sfe2 = _conv(num_features, num_features)
+        self.rdbs = nn.ModuleList([_ResidualDenseBlock(num_features, growth, num_layers) for _ in range(num_blocks)])
+        self.gff = nn.Sequential(_conv(num_blocks * num_features, num_features, 1), _conv(num_features, num_features))
+        self.output = _conv(num_features, feature_dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shallow = self.sfe1(x)
+        x = self.sfe2(shallow)
+        blocks = []
+        for block in self.rdbs:
+            x = block(x)
+            blocks.append(x)
+        return self.output(self.gff(torch.cat(blocks, 1)) + shallow)
+
+
+class ResCNN(nn.Module):
+    """Three residual stages of six convolutions; as published, the image itself is added to every feature channel.
+
+    Args:
+        feature_dim: F, channels that it gives.
+        num_features: channels inside.
+    """
+
+    def __init__(self, feature_dim: int = 128, num_features: int = 64) -> None:
+        super().__init__()
+
+        def stage() -> nn.Sequential:
+            layers = [[_conv(num_features, num_features), nn.ReLU()] for _ in range(6)]
+            return nn.Sequential(*[layer for pair in layers for layer in pair])
+
+        self.conv_start = nn.Sequential(_conv(1, num_features), nn.ReLU())
+        self.block1 = stage()
+        self.block2 = stage()
+        self.block3 = stage()
+        self.conv_end = nn.Sequential(_conv(num_features, feature_dim))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = self.conv_start(image)
+        x = self.block1(x) + x
+        x = self.block2(x) + x
+        x = self.block3(x) + x
+        return self.conv_end(x) + image
+
+
+class _ResidualBlock(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.m = nn.Sequential(
+            nn.Sequential(_conv(channels, channels), nn.ReLU()), nn.Sequential(_conv(channels, channels))
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.m(x)
+
+
+class SRResNet(nn.Module):
+    """Eighteen residual blocks between plain convolutions, no normalisation, no global skip.
+
+    Args:
+        feature_dim: F, channels that it gives.
+        num_features: channels inside.
+        num_blocks: residual blocks.
+    """
+
+    def __init__(self, feature_dim: int = 128, num_features: int = 64, num_blocks: int = 18) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Sequential(_conv(1, num_features)),
+            *[_ResidualBlock(num_features) for _ in range(num_blocks)],
+            nn.Sequential(_conv(num_features, num_features)),
+            nn.Sequential(_conv(num_features, feature_dim)),
+        )
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.features(image)
+
+
+ENCODERS: dict[str, type[nn.Module]] = {"RDN": RDN, "ResCNN": ResCNN, "SRResNet": SRResNet}
+
+
+def _encoder(name: str, **kwargs) -> nn.Module:
+    if name not in ENCODERS:
+        raise ValueError(f"unknown encoder '{name}', allowed: {', '.join(ENCODERS)}.")
+    return ENCODERS[name](**kwargs)
+
+
+# ---- decoder ----
+
+
+class ImplicitDecoder(nn.Module):
+    """The published voxel function: (feature, coordinate) -> intensity, in two stages with a skip between them.
+
+    Args:
+        in_dim: F + 3.
+        depth: two stages of ``depth // 2`` linear layers each; at least 4.
+        width: hidden channels.
+    """
+
+    def __init__(self, in_dim: int = 131, depth: int = 8, width: int = 256) -> None:
+        super().__init__()
+        layers = depth // 2
+        if layers < 2:
+            raise ValueError(f"decoder_depth must be at least 4 (two linear layers in each stage), got {depth}.")
+
+        def stage(out_dim: int) -> nn.Sequential:
+            dims = [in_dim] + [width] * (layers - 1) + [out_dim]
+            pairs = [[nn.Linear(a, b), nn.ReLU()] for a, b in zip(dims[:-1], dims[1:], strict=True)]
+            return nn.Sequential(*[layer for pair in pairs for layer in pair])
+
+        self.stage_one = stage(in_dim)
+        self.stage_two = stage(1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.stage_two(x + self.stage_one(x))
+
+
+# ---- networks ----
+
+
+class ArSSR(nn.Module):
+    """The published network (parity class).
+
+    Its array axes are (z, y, x): ``axis_order`` tells the inferer to turn MONAI's (x, y, z) volumes. The coordinates
+    are global, [-1, 1] over the whole volume given to the encoder, and features fade to zero outside of it. Intensities
+    of about [0, 1] in; never below zero out.
+
+    Args:
+        encoder: "RDN", "ResCNN" or "SRResNet".
+        feature_dim: F.
+        decoder_depth, decoder_width: see :class:`ImplicitDecoder`.
+    """
+
+    sampling_padding = "zeros"
+
+    def __init__(
+        self, encoder: str = "RDN", feature_dim: int = 128, decoder_depth: int = 8, decoder_width: int = 256
+    ) -> None:
+        super().__init__()
+        self.encoder = _encoder(encoder, feature_dim=feature_dim)
+        self.decoder = ImplicitDecoder(feature_dim + 3, decoder_depth, decoder_width)
+
+    @staticmethod
+    def axis_order(scale: Sequence[float]) -> tuple[int, int, int]:
+        """Order in which a (x, y, z) volume goes in: always (z, y, x)."""
+        return (2, 1, 0)
+
+    def encoder_input(self, image: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """What :attr:`encoder` takes: the image [B, 1, D, H, W] itself."""
+        return image
+
+    @staticmethod
+    def position_code(positions: torch.Tensor, size: int) -> torch.Tensor:
+        """Columns that tell the decoder where along one axis of ``size`` voxels a point lies: [N] -> [N, 1]."""
+        return (((2 * positions + 1) / size) - 1)[..., None]
+
+    def decoder_layers(self) -> list[nn.Sequential]:
+        """The stages of the decoder, for a fast path: y = stage_two(x + stage_one(x))."""
+        return [self.decoder.stage_one, self.decoder.stage_two]
+
+    def forward(self, image: torch.Tensor, coords: torch.Tensor | None = None, scale: float = 2.0) -> torch.Tensor:
+        """Intensities at ``coords``, or on the ``scale`` times finer grid when no coordinates are given.
+
+        Args:
+            image: [B, 1, D, H, W].
+            coords: [B, K, 3] in [-1, 1] along D, H, W (-1 and 1 are the outer edges), or None.
+            scale: used without ``coords``.
+
+        Returns:
+            [B, K, 1], or [B, 1, int(D scale), int(H scale), int(W scale)].
+        """
+        if coords is None:
+            size = [int(n * scale) for n in image.shape[2:]]
+            axes = [(2 * torch.arange(n, device=image.device, dtype=image.dtype) + 1) / n - 1 for n in size]
+            grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(1, -1, 3)
+            return self(image, grid.expand(image.shape[0], -1, 3)).reshape(-1, 1, *size)
+        features = self.encoder(image)
+        # grid_sample wants (W, H, D)
+        points = coords.flip(-1)[:, None, None]
+        sampled = F.grid_sample(features, points, mode="bilinear", padding_mode="zeros", align_corners=False)
+        return self.decoder(torch.cat([sampled[:, :, 0, 0].transpose(1, 2), coords], -1))
+
+
+class ResidualArSSR(nn.Module):
+    """ArSSR as a correction of cubic B-spline interpolation (ours).
+
+    ``y(p) = B-spline(image)(p) + MLP(features(p), sin 2 pi p, cos 2 pi p, log2 scale)``
+
+    with features interpolated trilinearly and p in LR voxels, so the function is continuous everywhere and does not
+    know how large the volume is. Axes go in sorted by scale (thick slices last): a stack is treated alike whatever
+    its orientation.
+
+    Args:
+        feature_dim: F.
+        num_features, growth, num_blocks, num_layers: of the :class:`RDN` encoder.
+        decoder_width: hidden channels of the MLP.
+        decoder_depth: its linear layers, at least 2.
+    """
+
+    sampling_padding = "border"
+
+    def __init__(
+        self,
+        feature_dim: int = 48,
+        num_features: int = 32,
+        growth: int = 32,
+        num_blocks: int = 6,
+        num_layers: int = 3,
+        decoder_width: int = 96,
+        decoder_depth: int = 4,
+    ) -> None:
+        super().__init__()
+        if decoder_depth < 2:
+            raise ValueError(f"decoder_depth must be at least 2, got {decoder_depth}.")
+        self.encoder = RDN(feature_dim, num_features, growth, num_blocks, num_layers, in_channels=4)
+        dims = [feature_dim + 9] + [decoder_width] * (decoder_depth - 1)
+        layers: list[nn.Module] = []
+        for a, b in zip(dims[:-1], dims[1:], strict=True):
+            layers += [nn.Linear(a, b), nn.ReLU()]
+        self.decoder = nn.Sequential(*layers, nn.Linear(dims[-1], 1))
+        # start as the interpolation itself
+        nn.init.zeros_(self.decoder[-1].weight)
+        nn.init.zeros_(self.decoder[-1].bias)
+
+    @staticmethod
+    def axis_order(scale: Sequence[float]) -> tuple[int, int, int]:
+        """Order in which a (x, y, z) volume goes in: by scale, the thick slices last (equal ones stay in order)."""
+        a, b, c = sorted(range(3), key=lambda axis: round(float(scale[axis]), 3))
+        return (a, b, c)
+
+    def encoder_input(self, image: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """What :attr:`encoder` takes: image [B, 1, D, H, W] and log2 of scale [B, 3] as three constant channels."""
+        b, _, d, h, w = image.shape
+        return torch.cat([image, scale.log2().to(image.dtype)[:, :, None, None, None].expand(b, 3, d, h, w)], 1)
+
+    @staticmethod
+    def position_code(positions: torch.Tensor, size: int) -> torch.Tensor:
+        """Columns that tell the decoder where inside its voxel a point lies: [N] -> [N, 2]."""
+        angle = 2 * torch.pi * positions
+        return torch.stack([angle.sin(), angle.cos()], -1)
+
+    def forward(
+        self, image: torch.Tensor, positions: torch.Tensor | None = None, scale: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Intensities at ``positions``, or on the whole two times finer grid when none are given.
+
+        Args:
+            image: [B, 1, D, H, W], intensities of about [0, 1]; axes sorted by scale.
+            positions: [B, K, 3] along D, H, W in LR voxels, or None.
+            scale: [B, 3] LR spacing / wanted spacing; 2 when not given.
+
+        Returns:
+            [B, K, 1], or [B, 1, 2 D, 2 H, 2 W] without positions.
+        """
+        b = image.shape[0]
+        if scale is None:
+            scale = torch.full((b, 3), 2.0, device=image.device)
+        if positions is None:
+            d, h, w = 2 * image.shape[2], 2 * image.shape[3], 2 * image.shape[4]
+            grid = grid_positions([d, h, w], 0.5, image.device)
+            return self.forward(image, grid.expand(b, -1, 3), scale).reshape(b, 1, d, h, w)
+        features = self.encoder(self.encoder_input(image, scale))
+        codes = self.position_code(positions, 0)  # [B, K, 3, 2]
+        rows = torch.cat(
+            [
+                sample_trilinear(features, positions),
+                codes.flatten(2).to(features.dtype),
+                scale.log2().to(features.dtype)[:, None].expand(-1, positions.shape[1], -1),
+            ],
+            -1,
+        )
+        base = sample_bspline(bspline_coefficients(image.float()), positions.float())
+        return base[..., None] + self.decoder(rows).float()
+
+
+def grid_positions(size: Sequence[int], step: float, device: torch.device | None = None) -> torch.Tensor:
+    """Positions [1, prod(size), 3] in LR voxels of an edge-aligned grid with ``step`` LR voxels between points."""
+    axes = [(torch.arange(n, device=device) + 0.5) * step - 0.5 for n in size]
+    return torch.stack(torch.meshgrid(axes[0], axes[1], axes[2], indexing="ij"), -1).reshape(1, -1, 3)

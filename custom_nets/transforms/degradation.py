@@ -1,0 +1,266 @@
+"""What a faster scan would have measured: degradation for training, evaluation and demo alike.
+
+Centre-aligned throughout: degraded and original volume cover the same field of view, and the affine says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, RandomizableTransform
+from monai.utils import convert_to_tensor
+
+from custom_nets.geometry import Grid, as_triple
+from custom_nets.resampling import PROFILES, apply_separable, degrade, published_zoom_matrix, slice_profile_matrix
+
+__all__ = ["DegradeVolumed", "PublishedDegraded", "RandScaledCropd", "RandDegradeCropd"]
+
+
+class DegradeVolumed(MapTransform):
+    """Replace a volume [C, X, Y, Z] by what voxels ``scale`` times as large would have measured.
+
+    Args:
+        keys: volumes to degrade.
+        scale: how many times larger the voxels become, one number or one per axis (x, y, z). The number of voxels is
+            rounded and the field of view kept, so the scale really used is n / round(n / scale).
+        spacing_mm: the wanted voxel size instead of ``scale``.
+        profile: slice profile, "gaussian" or "box".
+        thickness: slice thickness / slice spacing; below 1 is a gap.
+        noise_std: standard deviation of added Gaussian noise as a share of the 99.9th percentile of the result.
+        seed: of the noise.
+
+    Raises:
+        ValueError: not exactly one of scale and spacing_mm, a scale below 1, unknown profile.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        scale: float | Sequence[float] | None = None,
+        spacing_mm: float | Sequence[float] | None = None,
+        profile: str = "gaussian",
+        thickness: float = 1.0,
+        noise_std: float = 0.0,
+        seed: int = 0,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if (scale is None) == (spacing_mm is None):
+            raise ValueError("give exactly one of scale and spacing_mm.")
+        if profile not in PROFILES:
+            raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got '{profile}'.")
+        self.scale = None if scale is None else as_triple(scale, "scale")
+        self.spacing_mm = None if spacing_mm is None else as_triple(spacing_mm, "spacing_mm")
+        if self.scale is not None and (self.scale < 1).any():
+            raise ValueError(f"degradation cannot sharpen: scale must be at least 1, got {self.scale.tolist()}.")
+        self.profile = profile
+        self.thickness = thickness
+        self.noise_std = noise_std
+        self.seed = seed
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = self.degrade(d[key])
+        return d
+
+    def degrade(self, volume: torch.Tensor) -> torch.Tensor:
+        """One volume [C, X, Y, Z]; a MetaTensor keeps its meta data and gets the new affine."""
+        fine = Grid.of(volume) if isinstance(volume, MetaTensor) else Grid(tuple(volume.shape[-3:]), np.eye(4))
+        scale = self.scale if self.spacing_mm is None else np.maximum(self.spacing_mm / fine.spacing_mm, 1.0)
+        coarse = fine.rescaled(1.0 / scale)
+        plain = convert_to_tensor(volume, dtype=torch.float32, track_meta=False)
+        out = degrade(plain, coarse.shape, self.profile, self.thickness)
+        if self.noise_std:
+            rng = torch.Generator().manual_seed(self.seed)
+            out = out + self.noise_std * np.percentile(out.numpy(), 99.9) * torch.randn(out.shape, generator=rng)
+        if not isinstance(volume, MetaTensor):
+            return out
+        return MetaTensor(out, affine=torch.as_tensor(coarse.affine), meta=dict(volume.meta))
+
+
+class PublishedDegraded(MapTransform):
+    """The published operator: cubic zoom without an anti-alias filter, ends aligned with ends. For parity only.
+
+    Args:
+        keys: volumes [C, X, Y, Z].
+        scale: isotropic down-sampling factor; the size becomes round(n / scale), half to even.
+    """
+
+    def __init__(self, keys: KeysCollection, scale: float, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.scale = float(as_triple(scale, "scale")[0])
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            volume = convert_to_tensor(d[key], dtype=torch.float32, track_meta=False)
+            matrices = [published_zoom_matrix(n, round(n / self.scale)).to(volume) for n in volume.shape[-3:]]
+            d[key] = apply_separable(volume, matrices)
+        return d
+
+
+class RandScaledCropd(RandomizableTransform, MapTransform):
+    """Draw a scale per axis and cut out the part of a volume that a low-resolution patch at that scale needs.
+
+    The scale is, with the probabilities ``modes``, one for all axes (isotropic voxels), one for a single axis (thick
+    slices), or one each. The axes of the crop are flipped and permuted at random, and the scales given to them sorted, the order in which :class:`custom_nets.networks.ResidualArSSR` takes them.
+
+    Adds to the data: ``scale`` [3], ``offset`` [3] (position of the outer edge of the first LR voxel in the crop, in
+    HR voxels).
+
+    Args:
+        keys: the high-resolution volume [C, X, Y, Z].
+        patch_size: LR voxels per axis.
+        isotropic, single: ranges (lowest, highest) of the scale in the two modes.
+        modes: probabilities of isotropic, single, independent.
+        support: HR voxels kept around the patch so that slice profiles find their neighbours.
+        foreground: share of crops whose centre must lie where the volume is above 2 % of its maximum.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        patch_size: int = 24,
+        isotropic: Sequence[float] = (1.5, 4.0),
+        single: Sequence[float] = (1.5, 6.0),
+        modes: Sequence[float] = (0.45, 0.45, 0.1),
+        support: int = 8,
+        foreground: float = 0.95,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        RandomizableTransform.__init__(self, 1.0)
+        self.patch_size = patch_size
+        self.isotropic = tuple(isotropic)
+        self.single = tuple(single)
+        self.modes = tuple(modes)
+        self.support = support
+        self.foreground = foreground
+
+    def _draw_scale(self) -> np.ndarray:
+        mode = self.R.choice(3, p=self.modes)
+        if mode == 0:
+            return np.repeat(self.R.uniform(*self.isotropic), 3)
+        if mode == 1:
+            return np.array([1.0, 1.0, self.R.uniform(*self.single)])
+        return np.sort(self.R.uniform(1.0, self.isotropic[1], 3))
+
+    def randomize(self, volume: torch.Tensor) -> None:  # type: ignore[override]
+        """Draw scale, axis order and place for ``volume`` [C, X, Y, Z]."""
+        self.scale = self._draw_scale()
+        if self.R.rand() < 0.5:  # whole factors are what evaluation and users ask for most
+            self.scale = np.maximum(1.0, np.round(self.scale))
+        self.axes = self.R.permutation(3)
+        size = np.array([volume.shape[1 + a] for a in self.axes], dtype=np.float64)
+        if (size < self.patch_size).any():
+            raise ValueError(
+                f"the volume {tuple(volume.shape[1:])} is smaller than a patch of {self.patch_size} voxels: "
+                "give larger volumes or a smaller patch_size."
+            )
+        self.scale = np.minimum(self.scale, size / self.patch_size)
+        extent = self.scale * self.patch_size
+        floor = 0.02 * volume.max() if volume.is_floating_point() else 0  # integers are label maps
+        inside = (volume[0] > floor).permute(*[int(a) for a in self.axes])
+        for _ in range(20):
+            start = self.R.uniform(0, size - extent + 1e-9)
+            if self.R.rand() < 0.5:
+                start = np.floor(start)  # edge-aligned, as a scan degraded by whole factors is
+            centre = (start + extent / 2).astype(int)
+            if self.R.rand() > self.foreground or bool(inside[tuple(centre)]):
+                break
+        self.start = start
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        first = d[self.first_key(d)]
+        self.randomize(first)
+        order = [0, *(int(a) + 1 for a in self.axes)]
+        end = self.start + self.scale * self.patch_size
+        low = np.maximum(np.floor(self.start).astype(int) - self.support, 0)
+        high = np.ceil(end).astype(int) + self.support
+        crop = (slice(None), *(slice(int(a), int(b)) for a, b in zip(low, high, strict=True)))
+        offset = self.start - low
+        flips = [axis for axis in range(3) if self.R.rand() < 0.5]
+        for key in self.key_iterator(d):
+            part = convert_to_tensor(d[key], track_meta=False).permute(*order)[crop]
+            d[key] = part.flip([1 + axis for axis in flips]).contiguous()
+        for axis in flips:
+            offset[axis] = part.shape[1 + axis] - offset[axis] - self.scale[axis] * self.patch_size
+        d["scale"] = torch.as_tensor(self.scale, dtype=torch.float32)
+        d["offset"] = torch.as_tensor(offset, dtype=torch.float64)
+        return d
+
+
+class RandDegradeCropd(RandomizableTransform, MapTransform):
+    """From a high-resolution crop make the training pair: an LR patch, and points with their true intensities.
+
+    Takes ``image`` (HR crop [1, X, Y, Z]), ``scale`` and ``offset`` from :class:`RandScaledCropd`. Gives ``image``
+    (LR patch [1, n, n, n]), ``positions`` [K, 3] in LR voxels and ``label`` [K, 1].
+
+    Args:
+        keys: one key, the crop.
+        patch_size: LR voxels per axis, as in :class:`RandScaledCropd`.
+        num_points: K, drawn uniformly from the HR voxels at least ``margin`` LR voxels inside the patch.
+        margin: see above.
+        thickness_gaussian, thickness_box: ranges of slice thickness / slice spacing for each profile.
+        box: probability of the box profile instead of the Gaussian.
+        noise_std: largest standard deviation of the noise added to the LR patch (uniformly drawn from zero up).
+        noise: probability of noise.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        patch_size: int = 24,
+        num_points: int = 8000,
+        margin: float = 2.0,
+        thickness_gaussian: Sequence[float] = (0.75, 1.25),
+        thickness_box: Sequence[float] = (0.8, 1.0),
+        box: float = 0.3,
+        noise_std: float = 0.02,
+        noise: float = 0.3,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        RandomizableTransform.__init__(self, 1.0)
+        self.patch_size = patch_size
+        self.num_points = num_points
+        self.margin = margin
+        self.thickness_gaussian = tuple(thickness_gaussian)
+        self.thickness_box = tuple(thickness_box)
+        self.box = box
+        self.noise_std = noise_std
+        self.noise = noise
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        key = self.first_key(d)
+        fine = convert_to_tensor(d[key], dtype=torch.float32, track_meta=False)
+        scale, offset = d["scale"].double(), d.pop("offset").double()
+        profile = "box" if self.R.rand() < self.box else "gaussian"
+        thickness = self.R.uniform(*(self.thickness_box if profile == "box" else self.thickness_gaussian))
+
+        matrices, points, index = [], [], []
+        for axis in range(3):
+            k, o, n = float(scale[axis]), float(offset[axis]), fine.shape[1 + axis]
+            centres = o + (torch.arange(self.patch_size, dtype=torch.float64) + 0.5) * k - 0.5
+            matrices.append(slice_profile_matrix(n, centres, k, profile, thickness).float())
+            lowest = int(np.ceil(o + self.margin * k - 0.5))
+            highest = int(np.floor(o + (self.patch_size - self.margin) * k - 0.5))
+            chosen = torch.as_tensor(self.R.randint(lowest, highest + 1, self.num_points))
+            index.append(chosen.clamp(0, n - 1))
+            points.append((index[-1] + 0.5 - o) / k - 0.5)
+        coarse = apply_separable(fine, matrices)
+        if self.R.rand() < self.noise:
+            std = self.R.uniform(0, self.noise_std)
+            coarse = coarse + torch.as_tensor(self.R.normal(0, std, tuple(coarse.shape)), dtype=torch.float32)
+        d[key] = coarse
+        d["positions"] = torch.stack(points, -1).float()
+        d["label"] = fine[0][index[0], index[1], index[2]][:, None]
+        return d

@@ -1,0 +1,45 @@
+"""Training volumes into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import LoadImage, MapTransform
+
+__all__ = ["LoadSubjectd", "unit_range"]
+
+
+def unit_range(volume: torch.Tensor, upper_percentile: float = 99.9) -> tuple[float, float]:
+    """(lo, hi) that :class:`LoadSubjectd` maps to 0 and 1: the minimum, and a percentile of what lies above it."""
+    lo = float(volume.min())
+    above = volume[volume > lo]
+    if above.numel() == 0:
+        raise ValueError("the volume is constant: nothing to scale.")
+    k = max(1, round(upper_percentile / 100 * above.numel()))
+    return lo, float(above.flatten().kthvalue(k).values)
+
+
+class LoadSubjectd(MapTransform):
+    """Load a high-resolution volume [1, X, Y, Z] for training.
+
+    Scans are scaled to about [0, 1] as at inference; items with ``labels: True`` are label maps and stay integers.
+    """
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.load = LoadImage(reader="NibabelReader", image_only=True, ensure_channel_first=True)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            volume: MetaTensor = self.load(d[key])
+            if d.get("labels", False):
+                d[key] = volume.to(torch.int16)
+            else:
+                lo, hi = unit_range(volume.as_tensor())
+                d[key] = (volume - lo) / (hi - lo)
+        return d
