@@ -5,10 +5,21 @@ Importing this package is cheap; the sub-packages are laid out as MONAI is (netw
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+from types import ModuleType
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "bundle_root"]
+
+_SUBPACKAGES = ("apps", "data", "engines", "handlers", "inferers", "metrics", "networks", "transforms", "utils")
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import a sub-package at first use, so that ``$custom_nets.engines.f`` works in configs without its own import."""
+    if name in _SUBPACKAGES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 
 def bundle_root(name: str) -> str:
