@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 _DICOMDIR = "1.2.840.10008.1.3.10"
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SAME_POSITION_MM = 1e-3
+_ROUNDING_MM = 0.1  # slices nearer than this to their place on a regular grid are there but for rounded headers
 _HEADER_TAGS = [
     "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "SeriesInstanceUID", "SeriesDescription", "SeriesNumber",
     "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient",
@@ -88,8 +89,10 @@ def load_series(
 ) -> DicomVolume:
     """Read one series, classic (a file per slice) or enhanced multi-frame with a position per frame.
 
-    Slices are ordered by their position along the normal. The third column of the affine is the step from slice to
-    slice as the positions have it, so that a sheared stack (gantry tilt) lies right, too.
+    Slices are ordered by their position along the normal. The third column of the affine is the step from the first to
+    the last slice as the positions have it, so that a sheared stack (gantry tilt) lies right, too; a sideways shift
+    of no more than 0.1 mm over the whole stack counts as rounded headers, and the step then follows the normal
+    (NIfTI's qform and ITK know no shear).
 
     Args:
         path: folder with the files of the series, or one file of it (then its series is taken).
@@ -219,12 +222,13 @@ def _slice(path: Path, frame: int, header: Any, geometry: Any) -> _Slice:
     if (spacing <= 0).any():
         raise ValueError(f"{path}: PixelSpacing must be above zero, got {spacing[::-1].tolist()}.")
     slope, intercept, thickness = (geometry.get(k) for k in ("RescaleSlope", "RescaleIntercept", "SliceThickness"))
+    u, _, vt = np.linalg.svd(axes, full_matrices=False)  # u @ vt: the nearest exactly perpendicular unit vectors
     return _Slice(
         path,
         frame,
         str(header.get("SOPInstanceUID", path.name)),
         numbers("ImagePositionPatient", 3),
-        axes,
+        u @ vt,
         spacing,
         (int(header.Columns), int(header.Rows)),
         1.0 if slope is None else float(slope),
@@ -264,7 +268,9 @@ def _slice_step(
             f"{name}: {len(positions)} images lie at {places} positions (a multi-echo, dynamic or diffusion series?). "
             "Give one image per position, e.g. split the series with dcm2niix."
         )
-    step = (positions[-1] - positions[0]) / (len(positions) - 1)
+    span = positions[-1] - positions[0]
+    sideways = float(np.linalg.norm(span - (span @ normal) * normal))
+    step = (span if sideways > _ROUNDING_MM else (span @ normal) * normal) / (len(positions) - 1)
     notes = []
 
     usual = float(np.median(gaps))
@@ -272,7 +278,7 @@ def _slice_step(
     gap_off = abs(gaps[worst] - usual)
     # many small differences add up: how far a slice lies from its place on the regular grid
     off_grid = np.linalg.norm(positions - (positions[0] + np.arange(len(positions))[:, None] * step), axis=1)
-    if gap_off > 0.01 * usual or off_grid.max() > 0.1:
+    if gap_off > 0.01 * usual or off_grid.max() > _ROUNDING_MM:
         note = (
             f"irregular slice positions: {gaps[worst]:.3f} mm between slices {worst + 1} and {worst + 2} "
             f"({files[worst]}, {files[worst + 1]}; {depth[worst]:.2f} to {depth[worst + 1]:.2f} mm along the normal) "
@@ -284,10 +290,10 @@ def _slice_step(
             raise ValueError(f"{name}: {note}. Set allow_irregular=True to spread the slices evenly all the same.")
         notes.append(note)
 
-    sine = np.linalg.norm(np.cross(step, normal)) / np.linalg.norm(step)
-    if sine > 1e-3:
+    if sideways > _ROUNDING_MM:
+        angle = np.degrees(np.arctan2(sideways, span @ normal))
         notes.append(
-            f"the slices are shifted sideways, {np.degrees(np.arcsin(min(1.0, sine))):.2f} degrees off their normal "
+            f"the slices are shifted sideways by {sideways:.2f} mm over the stack, {angle:.2f} degrees off their normal "
             "(gantry tilt?); the affine is sheared accordingly"
         )
     return step, "; ".join(notes)

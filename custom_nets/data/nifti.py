@@ -18,7 +18,8 @@ logger = logging.getLogger(__name__)
 
 _MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}
 _SECONDS_PER_UNIT = {"msec": 1e-3, "usec": 1e-6}
-_SAME_PLACE_MM = 1e-3  # two affines are the same when no corner of the volume lies further apart
+_SAME_PLACE_MM = 1e-3  # a qform and a sform that differ by more somewhere in the volume are two geometries
+_ROUNDING_MM = 0.1  # a shear of no more over the whole volume is rounding, not a geometry
 
 
 def read_nifti(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.float64], dict[str, Any]]:
@@ -125,9 +126,9 @@ def write_nifti(
 ) -> Path:
     """Write float32 NIfTI-1 under a temporary name beside ``path``, then rename: never a partial file.
 
-    Both the qform and the sform hold ``affine``, units are mm and seconds. A quaternion cannot hold every affine (a
-    sheared one never, one close to a half turn only coarsely in float32): where it would put a voxel more than
-    0.001 mm elsewhere, the qform code is 0 and the sform alone holds.
+    Both the qform and the sform hold ``affine``, units are mm and seconds. A quaternion cannot hold a sheared affine:
+    where it would put a voxel more than 0.1 mm elsewhere, the qform code is 0 and the sform alone holds. (Below that,
+    both are written: ITK refuses a file whose only geometry is sheared, be it by rounding.)
 
     Args:
         path: ends in .nii or .nii.gz.
@@ -146,7 +147,7 @@ def write_nifti(
     image = nib.Nifti1Image(np.asarray(array, dtype=np.float32), affine)
     image.set_qform(affine, qform_code)
     _refine_quaternion(image.header, affine)
-    if _largest_distance(affine, image.header.get_qform(), array.shape[:3]) > _SAME_PLACE_MM:
+    if _largest_distance(affine, image.header.get_qform(), array.shape[:3]) > _ROUNDING_MM:
         image.set_qform(None, 0)
     image.set_sform(affine, sform_code)
     image.header.set_xyzt_units("mm", "sec")
