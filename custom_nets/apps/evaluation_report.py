@@ -1,0 +1,347 @@
+"""The report of an evaluation: per case, summary, paired differences, a table and pictures.
+
+Files in ``output_dir`` (each written whole or not at all):
+
+* ``cases.csv``: case, degradation, method, region, metric, value.
+* ``paired.csv``: per case, ours minus each other method.
+* ``summary.csv``: per degradation, method, region and metric mean, std, n, min, max; and for the paired differences
+  (method "ours - bspline") also the standard error and the number of wins.
+* ``table.md``: the same, to paste; ``report.json``: everything, with versions, options, device and files with sha256.
+* ``pictures/CASE_DEGRADATION.png``.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import logging
+import math
+import os
+import platform
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ignite.engine import Engine, Events
+
+__all__ = ["EvaluationReport", "markdown_table", "paired_differences", "sha256_of", "summarise"]
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+OURS = "ours"
+LOWER_IS_BETTER = ("nrmse", "mae")
+SUMMARY_COLUMNS = (
+    "degradation", "method", "region", "metric", "mean", "std", "n", "min", "max", "standard_error", "wins", "infinite",
+)  # fmt: skip
+
+
+def paired_differences(rows: Iterable[Row], method: str = OURS) -> list[Row]:
+    """``method`` minus each other method, per case, degradation, region and metric.
+
+    Returns:
+        Rows with case, degradation, region, metric, baseline, ours, other, difference, win (1 if ours is better; for
+        errors lower is better). Where a value is infinite the difference is that of the floats (maybe NaN).
+    """
+    values: dict[tuple, dict[str, float]] = {}
+    for row in rows:
+        key = (row["case"], row["degradation"], row["region"], row["metric"])
+        values.setdefault(key, {})[row["method"]] = row["value"]
+    pairs = []
+    for (case, degradation, region, metric), by_method in values.items():
+        ours = by_method.get(method)
+        for baseline, other in by_method.items():
+            if ours is None or baseline == method:
+                continue
+            win = ours < other if metric in LOWER_IS_BETTER else ours > other
+            pairs.append(
+                {
+                    "case": case,
+                    "degradation": degradation,
+                    "region": region,
+                    "metric": metric,
+                    "baseline": baseline,
+                    "ours": ours,
+                    "other": other,
+                    "difference": ours - other,
+                    "win": int(win),
+                }
+            )
+    return pairs
+
+
+def summarise(rows: Sequence[Row], pairs: Sequence[Row]) -> list[Row]:
+    """Mean, sample standard deviation (n - 1), n, min and max of the finite values; infinite ones are counted.
+
+    Rows of paired differences are named "ours - BASELINE" and have standard error (n >= 2) and wins besides.
+    """
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["degradation"], row["method"], row["region"], row["metric"]), []).append(row)
+    for row in pairs:
+        name = f"{OURS} - {row['baseline']}"
+        groups.setdefault((row["degradation"], name, row["region"], row["metric"]), []).append(row)
+    summary = []
+    for (degradation, method, region, metric), members in groups.items():
+        values = np.array([m["difference"] if "difference" in m else m["value"] for m in members], dtype=np.float64)
+        finite = values[np.isfinite(values)]
+        n = len(finite)
+        std = float(finite.std(ddof=1)) if n > 1 else None
+        row = {
+            "degradation": degradation,
+            "method": method,
+            "region": region,
+            "metric": metric,
+            "mean": float(finite.mean()) if n else None,
+            "std": std,
+            "n": n,
+            "min": float(finite.min()) if n else None,
+            "max": float(finite.max()) if n else None,
+            "standard_error": None,
+            "wins": None,
+            "infinite": len(values) - n,
+        }
+        if "difference" in members[0]:
+            row["standard_error"] = std / math.sqrt(n) if std is not None else None
+            row["wins"] = sum(m["win"] for m in members)
+        summary.append(row)
+    return summary
+
+
+def _spread(row: Row | None, digits: int) -> str:
+    if row is None or row["mean"] is None:
+        return ""
+    text = f"{row['mean']:.{digits}f}"
+    return text if row["std"] is None else f"{text} ± {row['std']:.{digits}f}"
+
+
+def markdown_table(rows: Sequence[Row], pairs: Sequence[Row], summary: Sequence[Row]) -> str:
+    """Summary in the brain, in the whole volume by the published definitions, and each case's PSNR in the brain."""
+    look_up = {(r["degradation"], r["method"], r["region"], r["metric"]): r for r in summary}
+    degradations = list(dict.fromkeys(r["degradation"] for r in rows))
+    methods = list(dict.fromkeys(r["method"] for r in rows))
+    metrics = {r["metric"] for r in rows}
+
+    def section(title: str, region: str, columns: Sequence[tuple[str, str, int]]) -> list[str]:
+        columns = [c for c in columns if c[0] in metrics]
+        if not columns:
+            return []
+        first, unit = columns[0][0], columns[0][1]
+        heads = ["degradation", "method", *(name for _, name, _ in columns), f"gain of ours over it, {unit}", "wins"]
+        lines = [f"### {title}", "", "| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+        for degradation in degradations:
+            for method in methods:
+                cells = [_spread(look_up.get((degradation, method, region, m)), digits) for m, _, digits in columns]
+                paired = look_up.get((degradation, f"{OURS} - {method}", region, first))
+                gain = wins = ""
+                if paired is not None and paired["mean"] is not None:
+                    error = paired["standard_error"]
+                    gain = f"{paired['mean']:+.2f}" + ("" if error is None else f" ± {error:.2f}")
+                    wins = f"{paired['wins']}/{paired['n'] + paired['infinite']}"
+                lines.append("| " + " | ".join([degradation, method, *cells, gain, wins]) + " |")
+        return [*lines, ""]
+
+    cases = len({r["case"] for r in rows})
+    lines = [
+        *section(
+            f"In the brain mask ({cases} cases; mean ± standard deviation; paired difference ± standard error)",
+            "brain",
+            (("psnr", "PSNR (dB)", 2), ("ssim", "SSIM", 4), ("nrmse", "NRMSE", 4)),
+        ),
+        *section(
+            "Whole volume, published definitions (background counts)",
+            "whole",
+            (("published_psnr", "PSNR (dB)", 2), ("published_ssim", "SSIM", 4)),
+        ),
+    ]
+    chosen = [p for p in pairs if (p["region"], p["metric"], p["baseline"]) == ("brain", "psnr", "bspline")]
+    if chosen:
+        lines += ["### Each case: PSNR in the brain mask (dB)", ""]
+        lines += ["| case | degradation | bspline | ours | ours minus bspline |", "|" + " --- |" * 5]
+        for p in chosen:
+            cells = (p["case"], p["degradation"], f"{p['other']:.2f}", f"{p['ours']:.2f}", f"{p['difference']:+.2f}")
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+class EvaluationReport:
+    """Handler of the evaluator: collects what ``ScoreMethodsd`` measured and writes the report.
+
+    Put it before tracking handlers: at the end of the epoch it adds the summary to ``engine.state.metrics`` as
+    DEGRADATION/brain/psnr/METHOD and DEGRADATION/brain/psnr/gain_over_BASELINE (and the same for ssim).
+
+    Args:
+        output_dir: folder for the files.
+        options: what the evaluation was run with, as plain values; goes into ``report.json``.
+        files: name -> further files to list with sha256 (the checkpoint).
+        data: the evaluation items, to list their files with sha256.
+        pictures: draw a picture for each case and degradation.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        options: Mapping[str, Any] | None = None,
+        files: Mapping[str, str | Path] | None = None,
+        data: Sequence[Mapping[str, str]] = (),
+        pictures: bool = True,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.options = dict(options or {})
+        self.files = {**{str(k): str(v) for k, v in (files or {}).items()}, **_files_of(data)}
+        self.pictures = pictures
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_STARTED, self.begin)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.add)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish)
+
+    def start(self, engine: Engine) -> None:
+        """Make the folder now: an unwritable one shall stop the run before the work."""
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        _write(self.output_dir / "cases.csv", "")
+        self.rows: list[Row] = []
+        self.records: list[Row] = []
+        self.started = time.time()
+
+    def begin(self, engine: Engine) -> None:
+        self._began = time.perf_counter()
+
+    def add(self, engine: Engine) -> None:
+        """One case measured: keep its scores and draw it."""
+        for item in engine.state.output:  # type: ignore[union-attr]
+            self.rows += item["scores"]
+            seconds = round(time.perf_counter() - self._began, 3)
+            self.records.append({**item["record"], "seconds": seconds})
+            _write(self.output_dir / "cases.csv", _csv(self.rows))  # so that a crash loses one case only
+            if self.pictures:
+                self._draw(item)
+
+    def _draw(self, item: Mapping[str, Any]) -> None:
+        from custom_nets.visualize import comparison_figure
+
+        record = item["record"]
+        psnr = {
+            r["method"]: r["value"] for r in item["scores"] if (r["region"], r["metric"]) == ("brain", "psnr")
+        }  # fmt: skip
+        shown = {name: item[key] for key, name in (("bspline", "bspline"), ("pred", OURS)) if key in item}
+        comparison_figure(
+            self.output_dir / "pictures" / f"{record['case']}_{record['degradation']}.png",
+            item["image"],
+            item["label"],
+            {_caption(name): volume for name, volume in shown.items()},
+            mask=item["mask"],
+            psnr_db={_caption(name): value for name, value in psnr.items()},
+            title=f"{record['case']}, {record['degradation']}: PSNR in the brain mask",
+        )
+
+    def finish(self, engine: Engine) -> None:
+        """Write everything and hand the summary to the engine's metrics."""
+        pairs = paired_differences(self.rows)
+        summary = summarise(self.rows, pairs)
+        table = markdown_table(self.rows, pairs, summary)
+        for row in summary:
+            if row["region"] == "brain" and row["metric"] in ("psnr", "ssim") and row["mean"] is not None:
+                method = row["method"].replace(f"{OURS} - ", "gain_over_")
+                engine.state.metrics[f"{row['degradation']}/brain/{row['metric']}/{method}"] = row["mean"]
+        report = {
+            "summary": summary,
+            "paired": pairs,
+            "cases": self.rows,
+            "volumes": self.records,
+            "options": self.options,
+            "device": str(engine.state.device) if hasattr(engine.state, "device") else None,
+            "versions": versions(),
+            "files": [{"name": name, "path": path, **sha256_of(path)} for name, path in self.files.items()],
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.started)),
+            "seconds": round(time.time() - self.started, 3),
+        }
+        _write(self.output_dir / "paired.csv", _csv(pairs))
+        _write(self.output_dir / "summary.csv", _csv(summary, SUMMARY_COLUMNS))
+        _write(self.output_dir / "table.md", table)
+        _write(self.output_dir / "report.json", json.dumps(_plain(report), indent=2) + "\n")
+        logger.info("evaluation of %d volumes, report in %s\n%s", len(self.records), self.output_dir, table)
+
+
+def _caption(method: str) -> str:
+    return {"bspline": "B-spline", "trilinear": "trilinear"}.get(method, method)
+
+
+def _files_of(data: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Name -> path of every file of the items, once."""
+    named: dict[str, str] = {}
+    for item in data:
+        for key, role in (("label", "truth"), ("image", "input"), ("mask", "mask")):
+            if key in item:
+                named.setdefault(f"{item['case']} {role}", str(item[key]))
+    return named
+
+
+def sha256_of(path: str | Path) -> dict[str, Any]:
+    """Size and sha256 of a file; for a folder (a DICOM series) of its files in the order of their names."""
+    path = Path(path)
+    parts = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    if not all(part.is_file() for part in parts):
+        return {"bytes": None, "sha256": None}
+    digest = hashlib.sha256()
+    for part in parts:
+        with open(part, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return {"bytes": sum(part.stat().st_size for part in parts), "sha256": digest.hexdigest()}
+
+
+def versions() -> dict[str, str]:
+    """Of what the numbers depend on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    import custom_nets
+
+    found = {"custom_nets": custom_nets.__version__, "python": platform.python_version()}
+    for package in ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "scikit-image"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _csv(rows: Sequence[Row], columns: Sequence[str] = ()) -> str:
+    """Rows as CSV; None becomes an empty cell, floats keep seven digits."""
+    if not rows and not columns:
+        return ""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, fieldnames=list(columns or rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: f"{v:.7g}" if isinstance(v, float) else v for k, v in row.items()})
+    return stream.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: infinite numbers become "inf", paths and unknown things their text."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    return str(value)
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
