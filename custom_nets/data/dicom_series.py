@@ -84,9 +84,7 @@ def holds_dicom(folder: str | Path) -> bool:
     return next(_files(Path(folder)), None) is not None
 
 
-def load_series(
-    path: str | Path, series_uid: str | None = None, allow_irregular: bool = False
-) -> DicomVolume:
+def load_series(path: str | Path, series_uid: str | None = None, allow_irregular: bool = False) -> DicomVolume:
     """Read one series, classic (a file per slice) or enhanced multi-frame with a position per frame.
 
     Slices are ordered by their position along the normal. The third column of the affine is the step from the first to
@@ -293,8 +291,8 @@ def _slice_step(
     if sideways > _ROUNDING_MM:
         angle = np.degrees(np.arctan2(sideways, span @ normal))
         notes.append(
-            f"the slices are shifted sideways by {sideways:.2f} mm over the stack, {angle:.2f} degrees off their normal "
-            "(gantry tilt?); the affine is sheared accordingly"
+            f"the slices are shifted sideways by {sideways:.2f} mm over the stack, {angle:.2f} degrees off their "
+            "normal (gantry tilt?); the affine is sheared accordingly"
         )
     return step, "; ".join(notes)
 

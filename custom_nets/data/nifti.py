@@ -32,7 +32,7 @@ def read_nifti(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.float6
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not an image, damaged, colour or several components per voxel.
+        ValueError: not an image, damaged, colour or several components per voxel, voxels of zero size.
     """
     import nibabel as nib
     from nibabel.spatialimages import HeaderDataError, SpatialImage
@@ -50,7 +50,7 @@ def read_nifti(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.float6
         if image.affine is None:
             raise ValueError("it has no affine")
     except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError, HeaderDataError) as error:
-        raise ValueError(f"{path} cannot be read as an image volume: {' '.join(str(error).split())}.") from error
+        raise ValueError(f"{path} cannot be read as an image volume: {_one_line(error)}.") from error
 
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
@@ -64,6 +64,10 @@ def read_nifti(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.float6
     return array, affine, meta
 
 
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
 def _geometry(path: str | Path, image: Any, shape: tuple[int, ...]) -> tuple[NDArray[np.float64], dict[str, Any]]:
     header, affine = image.header, np.array(image.affine, dtype=np.float64)
     meta: dict[str, Any] = {}
@@ -71,10 +75,15 @@ def _geometry(path: str | Path, image: Any, shape: tuple[int, ...]) -> tuple[NDA
     if hasattr(header, "get_xyzt_units"):
         length, time = header.get_xyzt_units()
         meta["qform_code"], meta["sform_code"] = int(header["qform_code"]), int(header["sform_code"])
+        if meta["sform_code"] == 0:
+            _check_stored_spacing(path, image)
         if meta["qform_code"] == 0 and meta["sform_code"] == 0:
             note = "the header has no orientation (qform and sform code 0); axes taken as left-posterior-superior"
         elif meta["qform_code"] and meta["sform_code"]:
-            apart = _largest_distance(affine, header.get_qform(), shape[:3])
+            try:
+                apart = _largest_distance(affine, header.get_qform(), shape[:3])
+            except ValueError:  # an invalid quaternion or voxel size
+                apart = float("inf")
             if apart > _SAME_PLACE_MM:
                 # the output has one geometry, the sform's, so its code is the true one for both
                 note = f"qform and sform differ by up to {apart:.3g} mm; the sform is used"
@@ -88,6 +97,14 @@ def _geometry(path: str | Path, image: Any, shape: tuple[int, ...]) -> tuple[NDA
         logger.warning("%s: %s", path, note)
         meta["geometry_note"] = note
     return affine, meta
+
+
+def _check_stored_spacing(path: str | Path, image: Any) -> None:
+    """nibabel takes a stored voxel size of 0 for 1 mm: where the affine rests on it, look at the file itself."""
+    with image.file_map.get("header", image.file_map["image"]).get_prepare_fileobj("rb") as file:
+        stored = type(image.header).from_fileobj(file, check=False)["pixdim"][1:4]
+    if not (np.abs(stored) > 0).all():
+        raise ValueError(f"{path} has voxels of {' x '.join(f'{v:g}' for v in stored)} mm: repair the header first.")
 
 
 def _largest_distance(a: NDArray[np.float64], b: NDArray[np.float64] | None, shape: tuple[int, ...]) -> float:
@@ -183,6 +200,8 @@ def _refine_quaternion(header: Any, affine: NDArray[np.float64]) -> None:
     shifts = np.random.default_rng(0).uniform(-1e-6, 1e-6, (4096, 3))
     candidates = (np.vstack([np.zeros(3), shifts]) + bcd).astype(np.float32).astype(np.float64)
     squared = 1 - (candidates**2).sum(1)
-    error = np.maximum(np.abs(np.sqrt(np.maximum(squared, 0)) - a), np.abs(candidates - bcd).max(1))
+    error = np.abs(candidates - bcd).max(1)
+    for zero_below in (1e-7, 4e-7):  # readers differ in what they take for zero: nifti_clib, nibabel
+        error = np.maximum(error, np.abs(np.sqrt(np.where(squared < zero_below, 0, squared)) - a))
     error[squared < -1e-7] = np.inf
     header["quatern_b"], header["quatern_c"], header["quatern_d"] = candidates[error.argmin()]

@@ -77,12 +77,10 @@ class ScaleToUnitRanged(MapTransform):
             image = item[key]
             if not isinstance(image, MetaTensor):
                 raise ValueError(f"'{key}' must be a MetaTensor, got {type(image).__name__}: load it with LoadVolumed.")
-            image = image.float()
-            ranges = [
-                unit_range(channel.detach().as_tensor().cpu().numpy(), self.mode, self.upper_percentile)
-                for channel in image
-            ]
+            channels = image.as_tensor().detach().float().cpu().numpy()
+            ranges = [unit_range(channel, self.mode, self.upper_percentile) for channel in channels]
             lo, hi = (list(values) for values in zip(*ranges, strict=True))
+            image = image.float()
             item[key] = (image - _column(lo, image)) / _column([h - low for low, h in ranges], image)
             item[key].meta.update({_LO: lo, _HI: hi})
         return item

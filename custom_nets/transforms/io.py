@@ -168,12 +168,14 @@ class SaveVolumed(MapTransform):
         for key in self.key_iterator(item):
             image = item[key]
             if not isinstance(image, MetaTensor) or image.ndim != 4:
-                raise ValueError(f"'{key}' must be a MetaTensor [C, x, y, z], got {type(image).__name__} of shape "
-                                 f"{tuple(getattr(image, 'shape', ()))}.")
+                raise ValueError(
+                    f"'{key}' must be a MetaTensor [C, x, y, z], got {type(image).__name__} of shape "
+                    f"{tuple(getattr(image, 'shape', ()))}."
+                )
             source = {**getattr(item.get(self.ref_key), "meta", {}), **image.meta}
             case = item.get(self.case_key) or case_name(source.get("filename_or_obj", "volume"))
             header = {name: source[name] for name in ("qform_code", "sform_code", "time_step_s") if name in source}
-            array = image.detach().as_tensor().float().cpu().numpy()
+            array = image.as_tensor().detach().float().cpu().numpy()
             array = np.moveaxis(array, 0, 3) if len(array) > 1 else array[0]
             affine = image.affine.cpu().numpy().astype(np.float64)
             path = write_nifti(
