@@ -1,0 +1,16 @@
+"""What configs need besides MONAI's own parts: checks of the config, clear errors, the running workflow."""
+
+from __future__ import annotations
+
+from .config_check import check_config
+from .errors import root_cause, show_clear_errors
+from .workflow import network_arguments, plain_settings, running_workflow
+
+__all__ = [
+    "check_config",
+    "network_arguments",
+    "plain_settings",
+    "root_cause",
+    "running_workflow",
+    "show_clear_errors",
+]

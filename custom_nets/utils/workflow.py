@@ -1,0 +1,79 @@
+"""The bundle run that is going on, seen from inside one of its config expressions."""
+
+from __future__ import annotations
+
+import sys
+from types import FrameType
+from typing import Any
+
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+__all__ = ["frames", "network_arguments", "plain_settings", "running_workflow"]
+
+
+def frames() -> list[FrameType]:
+    """The calling frames, innermost first."""
+    found: list[FrameType] = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        found.append(frame)
+        frame = frame.f_back
+    return found
+
+
+def running_workflow() -> ConfigWorkflow | None:
+    """The ``ConfigWorkflow`` whose config expression calls this function; None when a config is parsed without one.
+
+    MONAI evaluates expressions without telling them which workflow they belong to, and keeps no list of workflows, so
+    the one way that serves the command line and Python alike is to look for it in the callers' frames.
+    """
+    for frame in frames():
+        candidate = frame.f_locals.get("self")
+        if isinstance(candidate, ConfigWorkflow):
+            return candidate
+    return None
+
+
+def _parser() -> ConfigParser | None:
+    workflow = running_workflow()
+    return None if workflow is None else workflow.parser
+
+
+def network_arguments(network_id: str = "network_def") -> dict[str, Any]:
+    """How to rebuild a network: ``{"name": class, argument: value, ...}`` in plain types, from its config entry.
+
+    Raises:
+        ValueError: called outside a bundle run, or the entry is not a component with a ``_target_``.
+    """
+    parser = _parser()
+    entry = None if parser is None else parser.get(network_id)
+    if parser is None or not isinstance(entry, dict) or "_target_" not in entry:
+        raise ValueError(f"'{network_id}' must be a component with a _target_ in the config of a running bundle.")
+    arguments = {
+        key: parser.get_parsed_content(f"{network_id}::{key}") for key in entry if not str(key).startswith("_")
+    }
+    return {"name": str(entry["_target_"]).rsplit(".", 1)[-1], **arguments}
+
+
+def plain_settings(max_length: int = 500) -> dict[str, str]:
+    """All numbers and words of the running config as ``{"id::id": text}``, for a tracking server.
+
+    Expressions and references stay as they are written; sections that only wire things together are left out.
+    """
+    parser = _parser()
+    settings: dict[str, str] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                walk(f"{prefix}::{key}" if prefix else str(key), item)
+        elif isinstance(value, (list, tuple)) and any(isinstance(item, (dict, list)) for item in value):
+            for index, item in enumerate(value):
+                walk(f"{prefix}::{index}", item)
+        elif len(str(value)) <= max_length:
+            settings[prefix] = str(value)
+
+    wiring = {"_meta_", "imports", "initialize", "run", "finalize", "trainer", "validator", "evaluator"}
+    if parser is not None:
+        walk("", {key: value for key, value in parser.get().items() if key not in wiring})
+    return settings
