@@ -121,9 +121,9 @@ def comparison_figure(
     grey = {"cmap": "gray", "vmin": low, "vmax": high}
     hot = {"cmap": "inferno", "vmin": 0.0, "vmax": scale}
     columns: list[tuple[str, NDArray, dict[str, Any]]] = [
-        (f"input\n{_millimetres(source.grid)}", source.at(reference.grid), grey),
+        (f"input\n{_millimetres(Grid.of(image))}", source.at(reference.grid), grey),
         *((named(name), volume, grey) for name, volume in methods.items()),
-        (f"truth\n{_millimetres(reference.grid)}", reference.data, grey),
+        (f"truth\n{_millimetres(grid)}", reference.data, grey),
         *((f"|{name} - truth|", error, hot) for name, error in errors.items()),
     ]
     box = _box(inside)
@@ -193,14 +193,16 @@ def preview_figure(path: str | Path, image: Any, output: Any, title: str = "") -
             if row == 0:
                 ax.set_title(plane, fontsize=11)
             if column == 0:
-                shape = " x ".join(str(n) for n in volume.grid.shape)
-                ax.set_ylabel(f"{name}\n{_millimetres(volume.grid)}\n{shape}", fontsize=11)
+                own = Grid.of({"input": image, "output": output}[name])
+                shape = " x ".join(str(n) for n in own.shape)
+                ax.set_ylabel(f"{name}\n{_millimetres(own)}\n{shape}", fontsize=11)
     if title:
         figure.suptitle(title, fontsize=13, y=1 - 0.12 / figure.get_figheight(), va="top")
     return _save(figure, path)
 
 
 def _millimetres(grid: Grid) -> str:
+    """Spacing in the order of the file's axes, as the options name it."""
     return " x ".join(f"{s:.2f}".rstrip("0").rstrip(".") for s in grid.spacing_mm) + " mm"
 
 
