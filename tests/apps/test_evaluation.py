@@ -20,15 +20,16 @@ CONFIGS = ROOT / "bundles" / "arssr" / "configs"
 DEGRADATIONS = {"iso2": [2, 2, 2], "1x1x4": {"scale": [1, 1, 4], "profile": "box"}}
 
 
-class SplineInferer:
-    """Stands in for a network: B-spline onto the wanted grid, on the unit range, a little brighter."""
-
-    def __init__(self, like):
-        self.like = like
-
-    def __call__(self, inputs, network):
-        volume = resample_bspline(inputs[0, 0].numpy(), Grid.of(inputs[0]), self.like)
-        return MetaTensor(torch.from_numpy(volume)[None, None] + 0.01, affine=torch.as_tensor(self.like.affine))
+NETWORK = {
+    "_target_": "custom_nets.networks.ResidualArSSR",
+    "feature_dim": 4,
+    "num_features": 4,
+    "growth": 4,
+    "num_blocks": 1,
+    "num_layers": 1,
+    "decoder_width": 8,
+    "decoder_depth": 2,
+}
 
 
 def truth_volume(seed):
@@ -52,7 +53,6 @@ def scans(tmp_path):
 
 
 def workflow(output_dir, **overrides):
-    overrides["inferer#make"] = {"_target_": f"{__name__}.SplineInferer", "_mode_": "callable"}
     meta = output_dir.parent / "metadata.json"
     meta.write_text(json.dumps({f"{name}version": "1" for name in ("", "monai_", "pytorch_", "numpy_")}))
     return ConfigWorkflow(
@@ -62,7 +62,7 @@ def workflow(output_dir, **overrides):
         bundle_root=str(ROOT / "bundles" / "arssr"),
         output_dir=str(output_dir),
         device="$torch.device('cpu')",
-        network_def={"_target_": "torch.nn.Identity"},
+        network_def=NETWORK,
         **overrides,
     )
 
