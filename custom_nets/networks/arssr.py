@@ -23,6 +23,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from custom_nets.networks.layers import RowLinear
 from custom_nets.resampling import bspline_coefficients, sample_bspline, sample_trilinear
 
 __all__ = ["RDN", "ResCNN", "SRResNet", "ImplicitDecoder", "ArSSR", "ResidualArSSR", "grid_positions"]
@@ -41,7 +42,7 @@ class _DenseLayer(nn.Module):
         self.conv = _conv(in_channels, growth)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([x, F.relu(self.conv(x))], 1)
+        return torch.cat([x, F.relu(self.conv(x), inplace=True)], 1)
 
 
 class _ResidualDenseBlock(nn.Module):
@@ -104,10 +105,10 @@ class ResCNN(nn.Module):
         super().__init__()
 
         def stage() -> nn.Sequential:
-            layers = [[_conv(num_features, num_features), nn.ReLU()] for _ in range(6)]
+            layers = [[_conv(num_features, num_features), nn.ReLU(inplace=True)] for _ in range(6)]
             return nn.Sequential(*[layer for pair in layers for layer in pair])
 
-        self.conv_start = nn.Sequential(_conv(1, num_features), nn.ReLU())
+        self.conv_start = nn.Sequential(_conv(1, num_features), nn.ReLU(inplace=True))
         self.block1 = stage()
         self.block2 = stage()
         self.block3 = stage()
@@ -125,7 +126,7 @@ class _ResidualBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.m = nn.Sequential(
-            nn.Sequential(_conv(channels, channels), nn.ReLU()), nn.Sequential(_conv(channels, channels))
+            nn.Sequential(_conv(channels, channels), nn.ReLU(inplace=True)), nn.Sequential(_conv(channels, channels))
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -183,7 +184,7 @@ class ImplicitDecoder(nn.Module):
 
         def stage(out_dim: int) -> nn.Sequential:
             dims = [in_dim] + [width] * (layers - 1) + [out_dim]
-            pairs = [[nn.Linear(a, b), nn.ReLU()] for a, b in zip(dims[:-1], dims[1:], strict=True)]
+            pairs = [[RowLinear(a, b), nn.ReLU(inplace=True)] for a, b in zip(dims[:-1], dims[1:], strict=True)]
             return nn.Sequential(*[layer for pair in pairs for layer in pair])
 
         self.stage_one = stage(in_dim)
@@ -210,6 +211,7 @@ class ArSSR(nn.Module):
     """
 
     sampling_padding = "zeros"
+    adds_interpolation = False
 
     def __init__(
         self, encoder: str = "RDN", feature_dim: int = 128, decoder_depth: int = 8, decoder_width: int = 256
@@ -232,9 +234,9 @@ class ArSSR(nn.Module):
         """Columns that tell the decoder where along one axis of ``size`` voxels a point lies: [N] -> [N, 1]."""
         return (((2 * positions + 1) / size) - 1)[..., None]
 
-    def decoder_layers(self) -> list[nn.Sequential]:
-        """The stages of the decoder, for a fast path: y = stage_two(x + stage_one(x))."""
-        return [self.decoder.stage_one, self.decoder.stage_two]
+    def scale_code(self, scale: torch.Tensor) -> torch.Tensor:
+        """Columns that tell the decoder the scale: none, [B, 3] -> [B, 0]."""
+        return scale[:, :0]
 
     def forward(self, image: torch.Tensor, coords: torch.Tensor | None = None, scale: float = 2.0) -> torch.Tensor:
         """Intensities at ``coords``, or on the ``scale`` times finer grid when no coordinates are given.
@@ -273,29 +275,33 @@ class ResidualArSSR(nn.Module):
         num_features, growth, num_blocks, num_layers: of the :class:`RDN` encoder.
         decoder_width: hidden channels of the MLP.
         decoder_depth: its linear layers, at least 2.
+        max_scale: largest scale of an axis in training; larger ones are decoded as if they were this one.
     """
 
     sampling_padding = "border"
+    adds_interpolation = True
 
     def __init__(
         self,
         feature_dim: int = 48,
         num_features: int = 32,
         growth: int = 32,
-        num_blocks: int = 6,
+        num_blocks: int = 4,
         num_layers: int = 3,
         decoder_width: int = 96,
         decoder_depth: int = 4,
+        max_scale: float = 6.0,
     ) -> None:
         super().__init__()
         if decoder_depth < 2:
             raise ValueError(f"decoder_depth must be at least 2, got {decoder_depth}.")
+        self.max_scale = max_scale
         self.encoder = RDN(feature_dim, num_features, growth, num_blocks, num_layers, in_channels=4)
         dims = [feature_dim + 9] + [decoder_width] * (decoder_depth - 1)
         layers: list[nn.Module] = []
         for a, b in zip(dims[:-1], dims[1:], strict=True):
-            layers += [nn.Linear(a, b), nn.ReLU()]
-        self.decoder = nn.Sequential(*layers, nn.Linear(dims[-1], 1))
+            layers += [RowLinear(a, b), nn.ReLU(inplace=True)]
+        self.decoder = nn.Sequential(*layers, RowLinear(dims[-1], 1))
         # start as the interpolation itself
         nn.init.zeros_(self.decoder[-1].weight)
         nn.init.zeros_(self.decoder[-1].bias)
@@ -306,10 +312,14 @@ class ResidualArSSR(nn.Module):
         a, b, c = sorted(range(3), key=lambda axis: round(float(scale[axis]), 3))
         return (a, b, c)
 
+    def scale_code(self, scale: torch.Tensor) -> torch.Tensor:
+        """log2 of the scale [B, 3], which stays inside of the trained range."""
+        return scale.clamp(1.0, self.max_scale).log2()
+
     def encoder_input(self, image: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """What :attr:`encoder` takes: image [B, 1, D, H, W] and log2 of scale [B, 3] as three constant channels."""
+        """What :attr:`encoder` takes: image [B, 1, D, H, W] and the scale [B, 3] as three constant channels."""
         b, _, d, h, w = image.shape
-        return torch.cat([image, scale.log2().to(image.dtype)[:, :, None, None, None].expand(b, 3, d, h, w)], 1)
+        return torch.cat([image, self.scale_code(scale).to(image.dtype)[:, :, None, None, None].expand(b, 3, d, h, w)], 1)
 
     @staticmethod
     def position_code(positions: torch.Tensor, size: int) -> torch.Tensor:
@@ -343,7 +353,7 @@ class ResidualArSSR(nn.Module):
             [
                 sample_trilinear(features, positions),
                 codes.flatten(2).to(features.dtype),
-                scale.log2().to(features.dtype)[:, None].expand(-1, positions.shape[1], -1),
+                self.scale_code(scale).to(features.dtype)[:, None].expand(-1, positions.shape[1], -1),
             ],
             -1,
         )

@@ -1,0 +1,198 @@
+"""Weights that remember their network: bundle checkpoints, and published ones turned into them.
+
+A bundle checkpoint is a dictionary ``{"model": state_dict, "arch": {"name": class, ...keyword arguments}}`` of tensors
+and plain Python types, so it loads with ``weights_only=True`` and the network is rebuilt without guessing.
+
+    python -m custom_nets.checkpoints arssr ArSSR_RDN.pkl model.pt
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["build_network", "load_network", "load_published", "read_checkpoint", "save_checkpoint"]
+
+StateDict = Mapping[str, torch.Tensor]
+
+
+def build_network(arch: Mapping[str, Any]) -> nn.Module:
+    """Network of ``custom_nets.networks`` from its description.
+
+    Args:
+        arch: "name" of the class and its keyword arguments.
+
+    Raises:
+        ValueError: no such network.
+    """
+    from custom_nets import networks
+
+    kwargs = dict(arch)
+    name = kwargs.pop("name", None)
+    if name not in networks.__all__:
+        raise ValueError(f"unknown network {name!r} in the checkpoint, known: {', '.join(networks.__all__)}.")
+    return getattr(networks, name)(**kwargs)
+
+
+def save_checkpoint(path: str | os.PathLike, network: nn.Module, arch: Mapping[str, Any]) -> None:
+    """Write a bundle checkpoint (beside, then renamed: a reader never sees half of one).
+
+    Args:
+        path: of the file.
+        network: whose weights to store (on the CPU, in float32).
+        arch: see :func:`build_network`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {key: value.detach().float().cpu().contiguous() for key, value in network.state_dict().items()}
+    partial = path.with_name(path.name + ".partial")
+    try:
+        torch.save({"model": state, "arch": dict(arch)}, partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: str | os.PathLike, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+    """What a weight file holds, safely (``weights_only=True``).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a file of tensors and plain types.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}.")
+    try:
+        content = torch.load(path, map_location=map_location, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} is not a checkpoint of plain tensors: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors.")
+    return content
+
+
+def _load_strictly(network: nn.Module, state: StateDict, origin: str) -> None:
+    own = network.state_dict()
+    missing = sorted(own.keys() - state.keys())
+    unexpected = sorted(state.keys() - own.keys())
+    shapes = [
+        f"{key}: {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
+        for key in sorted(own.keys() & state.keys())
+        if state[key].shape != own[key].shape
+    ]
+    problems = [
+        f"{len(found)} {kind} (first: {', '.join(found[:4])})"
+        for kind, found in (("missing keys", missing), ("unexpected keys", unexpected), ("wrong shapes", shapes))
+        if found
+    ]
+    if problems:
+        raise ValueError(f"{origin} does not fit {type(network).__name__}: {'; '.join(problems)}.")
+    network.load_state_dict(state)
+
+
+def load_network(path: str | os.PathLike, map_location: str | torch.device = "cpu") -> nn.Module:
+    """The network of a bundle checkpoint, with its weights, in eval mode.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`read_checkpoint`; also when the weights do not fit, or the file is
+            a published one (which is converted first).
+    """
+    content = read_checkpoint(path, map_location)
+    if not {"model", "arch"} <= content.keys():
+        raise ValueError(
+            f"{path} is not a bundle checkpoint (it needs 'model' and 'arch', found: {', '.join(map(str, list(content)[:4]))}"
+            f"). Authors' weights are converted by: python -m custom_nets.checkpoints METHOD {path} model.pt"
+        )
+    network = build_network(content["arch"])
+    _load_strictly(network, content["model"], str(path))
+    return network.to(map_location).eval()
+
+
+# ---- published weights ----
+
+
+def _arssr_arch(state: StateDict) -> dict[str, Any]:
+    """Read encoder and sizes of a published ArSSR off its keys."""
+    marks = {
+        "RDN": "encoder.output.weight",
+        "ResCNN": "encoder.conv_end.0.weight",
+        "SRResNet": "encoder.features.20.0.weight",
+    }
+    found = [name for name, key in marks.items() if key in state]
+    if len(found) != 1 or "decoder.stage_one.0.weight" not in state:
+        wanted = ", ".join(f"{key} ({name})" for name, key in marks.items())
+        raise ValueError(
+            f"not an ArSSR state dict: expected decoder.stage_one.0.weight and one of {wanted}; "
+            f"found {len(state)} keys (first: {', '.join(list(state)[:4]) or 'none'})."
+        )
+    linears = sum(bool(re.fullmatch(r"decoder\.stage_one\.\d+\.weight", key)) for key in state)
+    return {
+        "name": "ArSSR",
+        "encoder": found[0],
+        "feature_dim": int(state[marks[found[0]]].shape[0]),
+        "decoder_depth": 2 * linears,
+        "decoder_width": int(state["decoder.stage_one.0.weight"].shape[0]),
+    }
+
+
+_PUBLISHED: dict[str, Callable[[StateDict], dict[str, Any]]] = {"arssr": _arssr_arch}
+
+
+def _published(method: str, source: str | os.PathLike | StateDict) -> tuple[nn.Module, dict[str, Any]]:
+    if method not in _PUBLISHED:
+        raise ValueError(f"unknown method '{method}', known: {', '.join(_PUBLISHED)}.")
+    if isinstance(source, Mapping):
+        state: dict[str, Any] = dict(source)
+        origin = "the state dict"
+    else:
+        state = read_checkpoint(source)
+        origin = str(source)
+    state = {key.removeprefix("module."): torch.as_tensor(value) for key, value in state.items()}
+    arch = _PUBLISHED[method](state)
+    network = build_network(arch)
+    _load_strictly(network, state, origin)
+    return network.eval(), arch
+
+
+def load_published(method: str, source: str | os.PathLike | StateDict) -> nn.Module:
+    """The authors' network with the authors' weights, in eval mode.
+
+    Args:
+        method: "arssr": ``net(image [B, 1, D, H, W], coords [B, K, 3]) -> [B, K, 1]``, axes (z, y, x).
+        source: an authors' file, or its state dict (tensors or arrays).
+
+    Raises:
+        ValueError: unknown method; keys or shapes that do not fit, named.
+    """
+    return _published(method, source)[0]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """``python -m custom_nets.checkpoints METHOD IN OUT``"""
+    parser = argparse.ArgumentParser(
+        prog="python -m custom_nets.checkpoints", description="Turn an authors' weight file into a bundle checkpoint."
+    )
+    parser.add_argument("method", choices=sorted(_PUBLISHED))
+    parser.add_argument("source", help="the authors' file (.pkl, .pth)")
+    parser.add_argument("target", help="bundle checkpoint to write (.pt)")
+    args = parser.parse_args(argv)
+    try:
+        network, arch = _published(args.method, args.source)
+        save_checkpoint(args.target, network, arch)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
+    parameters = sum(p.numel() for p in network.parameters())
+    print(f"{args.target}: {arch.pop('name')} {arch}, {parameters:,} parameters")
+
+
+if __name__ == "__main__":
+    main()

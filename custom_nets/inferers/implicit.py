@@ -1,0 +1,464 @@
+"""Sample an implicit voxel network on any output grid, within a stated amount of memory."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.data.utils import list_data_collate
+from monai.inferers import Inferer
+from tqdm import tqdm
+
+from custom_nets.geometry import Grid, as_triple
+from custom_nets.inferers.streaming import PlaneStreamer
+from custom_nets.resampling import (
+    apply_separable,
+    bspline_coefficients,
+    bspline_matrix,
+    linear_taps,
+    sample_bspline,
+    sample_trilinear,
+    slice_profile_matrix,
+)
+
+__all__ = ["ImplicitVolumeInferer", "PublishedProcedureInferer", "resolve_grid"]
+
+_GIB = 2**30
+_PROCESS_BYTES = int(1.1 * _GIB)  # Python with torch, monai and itk loaded
+_ROWS = 8192  # points decoded at once on a CPU: their activations stay in its cache
+_ROWS_CUDA = 524288
+
+
+def resolve_grid(
+    source: Grid,
+    spacing: float | Sequence[float] | None = None,
+    scale: float | Sequence[float] | None = None,
+    like: Any = None,
+) -> Grid:
+    """The output grid that a user names in one of three ways.
+
+    Args:
+        source: grid of the input.
+        spacing: wanted voxel size in mm, one number or one per axis (x, y, z of the input's array).
+        scale: how many times more voxels, one number or one per axis.
+        like: a NIfTI file, an image with an affine, or a :class:`Grid` to sample on, oblique or not.
+
+    Raises:
+        ValueError: not exactly one way, or a value that makes no grid.
+        FileNotFoundError: ``like`` names a file that is not there.
+    """
+    given = [name for name, value in (("spacing", spacing), ("scale", scale), ("like", like)) if value is not None]
+    if len(given) != 1:
+        raise ValueError(
+            f"give exactly one of spacing (mm), scale and like (a reference image), got {' and '.join(given) or 'none'}."
+        )
+    if spacing is not None:
+        return source.with_spacing(spacing)
+    if scale is not None:
+        return source.rescaled(scale)
+    if isinstance(like, Grid):
+        return like
+    if not isinstance(like, str | os.PathLike):
+        return Grid.of(like)
+    if not os.path.exists(like):
+        raise FileNotFoundError(f"the reference image of 'like' does not exist: {like}")
+    from custom_nets.transforms import LoadVolumed
+
+    return Grid.of(LoadVolumed("image")({"image": str(like)})["image"])
+
+
+@dataclass
+class _Plan:
+    """How one volume is encoded: walk along ``axis`` ``slab`` planes at a time, in tiles of ``tile_axis``."""
+
+    axis: int
+    slab: int
+    tile_axis: int
+    tile: int
+    halo: int
+
+
+class ImplicitVolumeInferer(Inferer):
+    """Encode a volume once and decode it on any grid.
+
+    - The encoder walks along the longest axis a slab at a time (:class:`PlaneStreamer`): every plane is computed once.
+      When even single planes are too large for the budget, tiles that overlap by the receptive field are walked.
+    - Grids that lie along the input's axes are decoded separably, others point by point.
+    - The result does not depend on slab, tile, chunk or number of threads beyond float32 rounding.
+
+    An axis asked for *coarser* than it was measured is decoded as measured and then averaged over the wanted voxel.
+    Points outside of the input's field of view get its minimum.
+
+    Args:
+        spacing, scale, like: the output grid, see :func:`resolve_grid`.
+        memory_gb: what the whole process may use, in GiB (on CUDA: of the GPU's memory).
+        precision: "float32" or "bfloat16" (network only; interpolation stays float32).
+        rows: points decoded at once; None chooses.
+        slab: planes encoded at once; None takes what the budget allows, at most 32.
+        tile: width of tiles in voxels; None tiles only when the budget asks for it.
+        geometry: "centre" (voxels keep their outer edge), or "align_corners" for the published weights when their
+            learned end-to-end warp is believed: first and last centres coincide. It changes the affine alone.
+        progress: show a bar.
+
+    Raises:
+        ValueError: unknown option values; a memory budget that cannot hold the result.
+    """
+
+    def __init__(
+        self,
+        spacing: float | Sequence[float] | None = None,
+        scale: float | Sequence[float] | None = None,
+        like: Any = None,
+        memory_gb: float = 4.0,
+        precision: str = "float32",
+        rows: int | None = None,
+        slab: int | None = None,
+        tile: int | None = None,
+        geometry: str = "centre",
+        progress: bool = False,
+    ) -> None:
+        super().__init__()
+        if precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision must be 'float32' or 'bfloat16', got {precision!r}.")
+        if geometry not in ("centre", "align_corners"):
+            raise ValueError(f"geometry must be 'centre' or 'align_corners', got {geometry!r}.")
+        if not memory_gb > 0:
+            raise ValueError(f"memory_gb must be above zero, got {memory_gb}.")
+        for name, value in (("rows", rows), ("slab", slab), ("tile", tile)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        for name, triple in (("spacing", spacing), ("scale", scale)):
+            if triple is not None:
+                as_triple(triple, name)
+        self.spacing, self.scale, self.like = spacing, scale, like
+        self.memory_gb = float(memory_gb)
+        self.precision = precision
+        self.rows, self.slab, self.tile = rows, slab, tile
+        self.geometry = geometry
+        self.progress = progress
+
+    # ---- MONAI's interface ----
+
+    def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Sample every channel (time point) of every item on the output grid.
+
+        Args:
+            inputs: MetaTensor [B, C, X, Y, Z], intensities of about [0, 1].
+            network: :class:`custom_nets.networks.ResidualArSSR` or :class:`custom_nets.networks.ArSSR`.
+
+        Returns:
+            MetaTensor [B, C, X', Y', Z'] with the affine of the output grid.
+        """
+        items = []
+        for item in inputs:
+            source = Grid.of(item)
+            target = self.target_grid(source)
+            volumes = [self.sample(network, volume, source, target) for volume in item.as_tensor()]
+            items.append(MetaTensor(torch.stack(volumes), affine=torch.as_tensor(self.stored_affine(source, target)),
+                                    meta=dict(item.meta)))
+        return list_data_collate(items)
+
+    def target_grid(self, source: Grid) -> Grid:
+        """The output grid for an input grid."""
+        return resolve_grid(source, self.spacing, self.scale, self.like)
+
+    def stored_affine(self, source: Grid, target: Grid) -> np.ndarray:
+        """Affine written with the result: the target's own, or the one of ``geometry="align_corners"``."""
+        if self.geometry == "centre":
+            return target.affine
+        if self.scale is None:
+            raise ValueError("geometry='align_corners' is defined for scale only, not for spacing or like.")
+        n, m = np.array(source.shape), np.array(target.shape)
+        return source.affine @ np.diag([*((n - 1) / np.maximum(m - 1, 1)), 1.0])
+
+    # ---- one volume ----
+
+    @torch.no_grad()
+    def sample(self, network: torch.nn.Module, volume: torch.Tensor, source: Grid, target: Grid) -> torch.Tensor:
+        """One volume [X, Y, Z] on ``source`` -> float32 [X', Y', Z'] on ``target``, on the CPU.
+
+        Raises:
+            ValueError: the memory budget is too small.
+        """
+        if tuple(volume.shape) != source.shape:
+            raise ValueError(f"the volume {tuple(volume.shape)} does not have the shape of its grid {source.shape}.")
+        positions = source.axis_positions(target)
+        scale = source.scale_to(target)
+        coarser = [axis for axis in range(3) if scale[axis] < 1 - 1e-6]
+        if coarser:
+            warnings.warn(
+                f"the wanted spacing is coarser than the input's {source.spacing_mm.round(3).tolist()} mm along "
+                f"{', '.join('xyz'[axis] for axis in coarser)}: no super-resolution there.",
+                stacklevel=2,
+            )
+        matrices: list[torch.Tensor | None] = [None, None, None]
+        if positions is not None:
+            for axis in coarser:
+                wanted = positions[axis]
+                step = float(1 / scale[axis])
+                matrices[axis] = slice_profile_matrix(source.shape[axis], wanted, step, "gaussian").float()
+                positions[axis] = np.arange(source.shape[axis], dtype=np.float64)
+        scale = np.maximum(scale, 1.0)
+        max_scale = getattr(network, "max_scale", None)
+        if max_scale is not None and (scale > max_scale * 1.001).any():
+            warnings.warn(
+                f"scale {scale.round(2).tolist()} is beyond the {max_scale:g} of the training: expect smooth, not sharper.",
+                stacklevel=2,
+            )
+
+        order = network.axis_order(scale)
+        run = _Run(self, network, volume.permute(*order), torch.as_tensor(scale[list(order)], dtype=torch.float32))
+        if positions is not None:
+            out = run.regular([torch.as_tensor(positions[axis]) for axis in order])
+            out = out.permute(*np.argsort(order).tolist()).contiguous()
+            return apply_separable(out, matrices)
+        return run.points(source.index_map(target), target.shape, order)
+
+
+class _Run:
+    """One volume, axes already in the network's order, on its way through the network."""
+
+    def __init__(
+        self, options: ImplicitVolumeInferer, network: torch.nn.Module, image: torch.Tensor, scale: torch.Tensor
+    ) -> None:
+        self.options = options
+        self.network = network
+        self.encoder = network.encoder.to(memory_format=torch.channels_last_3d)
+        self.device = next(network.parameters()).device
+        self.image = image.to(self.device, torch.float32).contiguous()
+        self.scale = scale.to(self.device)[None]
+        self.n = tuple(image.shape)
+        self.background = float(image.min())
+        self.rows = options.rows or (_ROWS_CUDA if self.device.type == "cuda" else _ROWS)
+        self.scale_code = network.scale_code(self.scale)[0]
+        self.padding = network.sampling_padding
+        self.coefficients = bspline_coefficients(self.image[None, None]) if network.adds_interpolation else None
+
+    # ---- encoding ----
+
+    def plan(self, out_voxels: int) -> _Plan:
+        """Choose slab and tiles so that the whole stays inside the budget."""
+        options = self.options
+        features = next(m.out_channels for m in reversed(list(self.encoder.modules())) if isinstance(m, torch.nn.Conv3d))
+        channels = next(m.in_channels for m in self.encoder.modules() if isinstance(m, torch.nn.Conv3d))
+        halo = sum(m.kernel_size[0] // 2 for m in self.encoder.modules() if isinstance(m, torch.nn.Conv3d))
+        voxels = math.prod(self.n)
+        # input, normalised copy, coefficients and their temporary; result, its de-normalised copy, the file's bytes
+        fixed = 4 * (5 * voxels + 3 * out_voxels)
+        fixed += self.rows * 4 * 4 * 300  # decoder activations
+        if self.device.type == "cpu":
+            fixed += _PROCESS_BYTES
+        left = options.memory_gb * _GIB - fixed
+        need = f"{(fixed / _GIB):.1f} GiB for the volumes alone ({out_voxels:,} output voxels)"
+        if left <= 0:
+            raise ValueError(
+                f"memory budget of {options.memory_gb:g} GiB is too small: {need}. Ask for a coarser spacing, a smaller "
+                "field of view, or give a larger --memory_gb."
+            )
+        axis = int(np.argmax(self.n))
+        tile_axis, other = sorted((a for a in range(3) if a != axis), key=lambda a: -self.n[a])
+        streamer = PlaneStreamer(self.encoder, axis)
+        width = options.tile or self.n[tile_axis]
+        item = 2 if options.precision == "bfloat16" else 4
+        slabs = [options.slab] if options.slab else [m for m in (32, 16, 8, 4, 2, 1) if m <= max(self.n[axis], 1)]
+        for slab in [min(s, self.n[axis]) for s in slabs]:
+            # features of the slab, the plane kept from the last one, and 30 % for what convolutions set aside
+            per_voxel = 1.3 * streamer.bytes_per_voxel(channels, slab, self.n[axis]) * item / 4 + 4 * features * (slab + 2)
+            fits = int(left / (per_voxel * self.n[other]))
+            if fits >= min(width + 2 * halo, self.n[tile_axis]):
+                return _Plan(axis, slab, tile_axis, width, halo)
+        if not options.tile and fits - 2 * halo >= 8:
+            return _Plan(axis, slab, tile_axis, fits - 2 * halo, halo)
+        raise ValueError(
+            f"memory budget of {options.memory_gb:g} GiB is too small: {need}, and "
+            f"{per_voxel * self.n[other] * (2 * halo + 8) / _GIB:.1f} GiB for the smallest tile of the network. "
+            "Give a larger --memory_gb, or --precision bfloat16."
+        )
+
+    def features(self, plan: _Plan) -> Iterator[tuple[list[int], list[int], torch.Tensor]]:
+        """Pieces of the feature volume: (first voxel [3], end [3], features [1, F, d, h, w]) that cover it all.
+
+        Along the axis of the walk and along tiles, each piece also carries the plane after or before it that linear
+        interpolation between pieces needs.
+        """
+        n = self.n
+        dim, tile_dim = 2 + plan.axis, 2 + plan.tile_axis
+        streamer = PlaneStreamer(self.encoder, plan.axis)
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bfloat16")
+        for low in range(0, n[plan.tile_axis], plan.tile):
+            high = min(low + plan.tile, n[plan.tile_axis])
+            last = min(high + 1, n[plan.tile_axis])  # one more for interpolation across the border
+            outer_low, outer_high = max(low - plan.halo, 0), min(last + plan.halo, n[plan.tile_axis])
+            image = self.image[None, None].narrow(tile_dim, outer_low, outer_high - outer_low)
+            x = self.network.encoder_input(image, self.scale)
+            kept: torch.Tensor | None = None
+            start = 0
+            with autocast:
+                whole = plan.slab >= n[plan.axis]
+                for piece in [self.encoder(x)] if whole else streamer(x, plan.slab):
+                    piece = piece.narrow(tile_dim, low - outer_low, last - low)
+                    if kept is not None:
+                        piece = torch.cat([kept, piece], dim)
+                    stop = start + piece.shape[dim]
+                    first, end = [0, 0, 0], list(n)
+                    first[plan.axis], end[plan.axis] = start, stop
+                    first[plan.tile_axis], end[plan.tile_axis] = low, last
+                    yield first, end, piece
+                    kept = piece.narrow(dim, piece.shape[dim] - 1, 1).clone()
+                    start = stop - 1
+
+    def _owned(self, plan: _Plan, first: list[int], end: list[int], axis: int, position: torch.Tensor) -> torch.Tensor:
+        """Which positions along ``axis`` the piece [first, end) answers for: both neighbours in it, and no other."""
+        lower = position.floor().clamp(0, self.n[axis] - 1)
+        if axis not in (plan.axis, plan.tile_axis):
+            return torch.ones_like(position, dtype=torch.bool)
+        if end[axis] == self.n[axis]:
+            return lower >= first[axis]
+        return (lower >= first[axis]) & (lower < end[axis] - 1)
+
+    # ---- decoding ----
+
+    def decode(self, rows: torch.Tensor) -> torch.Tensor:
+        """[K, columns] -> [K]."""
+        enabled = self.options.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=enabled):
+            return self.network.decoder(rows)[:, 0].float()
+
+    def _bar(self, total: int) -> Any:
+        return tqdm(total=total, unit="voxel", unit_scale=True, desc="sampling", disable=not self.options.progress)
+
+    def regular(self, positions: list[torch.Tensor]) -> torch.Tensor:
+        """Decode a grid along the input's axes: three float64 arrays of positions -> [N0, N1, N2]."""
+        size = [len(p) for p in positions]
+        plan = self.plan(math.prod(size))
+        out = torch.full(size, self.background)
+        # axes in the order of interpolation: walk axis first, innermost last
+        a, b, c = plan.axis, *[axis for axis in range(3) if axis != plan.axis]
+        ordered_out = out.permute(a, b, c)
+        inside = [(p >= -0.5 - 1e-6) & (p <= self.n[axis] - 0.5 + 1e-6) for axis, p in enumerate(positions)]
+        codes = [self.network.position_code(p, self.n[axis]).float().to(self.device) for axis, p in enumerate(positions)]
+        width = [code.shape[1] for code in codes]
+        spline = None
+        if self.coefficients is not None:
+            spline = [
+                bspline_matrix(self.n[axis], p, prefilter=False).float().to(self.device)
+                for axis, p in enumerate(positions)
+            ]
+        with self._bar(math.prod(size)) as bar:
+            for first, end, piece in self.features(plan):
+                own = [
+                    (self._owned(plan, first, end, axis, p) & inside[axis]).nonzero()[:, 0]
+                    for axis, p in enumerate(positions)
+                ]
+                if min(len(o) for o in own) == 0:
+                    continue
+                taps = []
+                for axis, p in enumerate(positions):
+                    i0, i1, w0, w1 = (t.to(self.device) for t in linear_taps(self.n[axis], p[own[axis]], self.padding))
+                    low, high = first[axis], end[axis] - 1
+                    taps.append(((i0 - low).clamp(0, high - low), (i1 - low).clamp(0, high - low), w0.float(), w1.float()))
+                table = piece[0].permute(1 + a, 1 + b, 1 + c, 0).float()  # [a, b, c, F]
+                if table.stride(-1) != 1:
+                    table = table.contiguous()
+                base = None
+                if spline is not None:
+                    base = torch.einsum("bj,ajk->abk", spline[b][own[b].to(self.device)],
+                                        torch.einsum("ai,ijk->ajk", spline[a][own[a].to(self.device)],
+                                                     self.coefficients[0, 0].permute(a, b, c)))  # type: ignore[index]
+                    spline_c = spline[c][own[c].to(self.device)].T.contiguous()
+                f = table.shape[-1]
+                columns = f + sum(width) + len(self.scale_code)
+                code_at = [f + sum(width[:axis]) for axis in range(3)]
+                nb, nc = len(own[b]), len(own[c])
+                step = max(1, self.rows // nc)
+                # a whole number of 64 rows, which RowLinear's fast way needs; the rows too many are thrown away
+                padded = torch.zeros(-(-step * nc // 64) * 64, columns, device=self.device)
+                buffer = padded[: step * nc].view(step, nc, columns)
+                buffer[..., columns - len(self.scale_code) :] = self.scale_code
+                buffer[..., code_at[c] : code_at[c] + width[c]] = codes[c][own[c].to(self.device)]
+                result = torch.empty(nb, nc, device=self.device)
+                # positions run one way along an axis, so those that are owned lie together
+                own_b, own_c = (slice(int(own[axis][0]), int(own[axis][-1]) + 1) for axis in (b, c))
+                i0, i1, w0, w1 = taps[a]
+                j0, j1, v0, v1 = (t if t.dtype == torch.long else t[:, None, None] for t in taps[b])
+                k0, k1, u0, u1 = (t if t.dtype == torch.long else t[:, None] for t in taps[c])
+                for i in range(len(own[a])):
+                    plane = table[i0[i]] * w0[i] + table[i1[i]] * w1[i]  # [b, c, F]
+                    buffer[..., code_at[a] : code_at[a] + width[a]] = codes[a][own[a][i]]
+                    for j in range(0, nb, step):
+                        m = min(step, nb - j)
+                        lines = plane[j0[j : j + m]] * v0[j : j + m] + plane[j1[j : j + m]] * v1[j : j + m]
+                        rows = buffer[:m]
+                        torch.mul(lines[:, k0], u0, out=rows[..., :f])
+                        rows[..., :f].addcmul_(lines[:, k1], u1)
+                        rows[..., code_at[b] : code_at[b] + width[b]] = codes[b][own[b][j : j + m].to(self.device)][:, None]
+                        value = self.decode(padded[: -(-m * nc // 64) * 64])[: m * nc].view(m, nc)
+                        if base is not None:
+                            value = value + base[i, j : j + m] @ spline_c
+                        result[j : j + m] = value
+                    ordered_out[int(own[a][i]), own_b, own_c] = result.cpu()
+                    bar.update(result.numel())
+        return out
+
+    def points(self, matrix: np.ndarray, shape: tuple[int, int, int], order: Sequence[int]) -> torch.Tensor:
+        """Decode any affine grid: ``matrix`` maps its index to the input's (x, y, z) index -> [shape]."""
+        plan = self.plan(math.prod(shape))
+        out = torch.full((math.prod(shape),), self.background)
+        rotation = torch.as_tensor(matrix[:3, :3][list(order)])
+        shift = torch.as_tensor(matrix[:3, 3][list(order)])
+        n = torch.tensor(self.n, dtype=torch.float64)
+        index_yz = torch.stack(
+            torch.meshgrid(*(torch.arange(m, dtype=torch.float64) for m in shape[1:]), indexing="ij"), -1
+        ).reshape(-1, 2)
+        in_plane = index_yz @ rotation[:, 1:].T + shift
+        with self._bar(math.prod(shape)) as bar:
+            for first, end, piece in self.features(plan):
+                origin = torch.tensor(first, dtype=torch.float64)
+                for x in range(shape[0]):
+                    position = in_plane + x * rotation[:, 0]
+                    keep = ((position >= -0.5 - 1e-6) & (position <= n - 0.5 + 1e-6)).all(1)
+                    for axis in (plan.axis, plan.tile_axis):
+                        keep &= self._owned(plan, first, end, axis, position[:, axis])
+                    chosen = keep.nonzero()[:, 0]
+                    for part in chosen.split(self.rows):
+                        p = position[part]
+                        local = (p - origin).to(self.device)[None]
+                        columns = [sample_trilinear(piece.float(), local, self.padding)[0]]
+                        for axis in range(3):
+                            columns.append(self.network.position_code(p[:, axis], self.n[axis]).float().to(self.device))
+                        columns.append(self.scale_code.expand(len(p), -1))
+                        value = self.decode(torch.cat(columns, 1))
+                        if self.coefficients is not None:
+                            value = value + sample_bspline(self.coefficients, p.to(self.device)[None])[0].float()
+                        out[x * len(index_yz) + part] = value.cpu()
+                    bar.update(len(chosen))
+        return out.view(shape)
+
+
+class PublishedProcedureInferer(Inferer):
+    """What the published command does, as the oracle of tests and benchmark: the whole network, encoder included, for
+    every output plane, at ``int(n * scale)`` voxels per axis, on coordinates in [-1, 1].
+
+    Args:
+        scale: one factor for all axes.
+    """
+
+    def __init__(self, scale: float = 2.0) -> None:
+        super().__init__()
+        self.scale = float(as_triple(scale, "scale")[0])
+
+    @torch.no_grad()
+    def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """[1, 1, D, H, W] in the network's own axes (z, y, x) -> [1, 1, D', H', W']."""
+        size = [int(n * self.scale) for n in inputs.shape[2:]]
+        axes = [(2 * torch.arange(m, device=inputs.device, dtype=torch.float32) + 1) / m - 1 for m in size]
+        grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
+        planes = [network(inputs, grid[i].reshape(1, -1, 3)).reshape(size[1:]) for i in range(size[0])]
+        return torch.stack(planes)[None, None]
