@@ -36,7 +36,7 @@ Row = dict[str, Any]
 OURS = "ours"
 LOWER_IS_BETTER = ("nrmse", "mae")
 SUMMARY_COLUMNS = (
-    "degradation", "method", "region", "metric", "mean", "std", "n", "min", "max", "standard_error", "wins", "infinite",
+    "degradation", "method", "region", "metric", "mean", "std", "n", "min", "max", "standard_error", "wins", "not_finite",
 )  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def paired_differences(rows: Iterable[Row], method: str = OURS) -> list[Row]:
 
 
 def summarise(rows: Sequence[Row], pairs: Sequence[Row]) -> list[Row]:
-    """Mean, sample standard deviation (n - 1), n, min and max of the finite values; infinite ones are counted.
+    """Mean, sample standard deviation (n - 1), n, min and max of the finite values; the others (PSNR of equal images) are counted.
 
     Rows of paired differences are named "ours - BASELINE" and have standard error (n >= 2) and wins besides.
     """
@@ -103,7 +103,7 @@ def summarise(rows: Sequence[Row], pairs: Sequence[Row]) -> list[Row]:
             "max": float(finite.max()) if n else None,
             "standard_error": None,
             "wins": None,
-            "infinite": len(values) - n,
+            "not_finite": len(values) - n,
         }
         if "difference" in members[0]:
             row["standard_error"] = std / math.sqrt(n) if std is not None else None
@@ -141,7 +141,7 @@ def markdown_table(rows: Sequence[Row], pairs: Sequence[Row], summary: Sequence[
                 if paired is not None and paired["mean"] is not None:
                     error = paired["standard_error"]
                     gain = f"{paired['mean']:+.2f}" + ("" if error is None else f" ± {error:.2f}")
-                    wins = f"{paired['wins']}/{paired['n'] + paired['infinite']}"
+                    wins = f"{paired['wins']}/{paired['n'] + paired['not_finite']}"
                 lines.append("| " + " | ".join([degradation, method, *cells, gain, wins]) + " |")
         return [*lines, ""]
 
