@@ -36,7 +36,8 @@ Row = dict[str, Any]
 OURS = "ours"
 LOWER_IS_BETTER = ("nrmse", "mae")
 SUMMARY_COLUMNS = (
-    "degradation", "method", "region", "metric", "mean", "std", "n", "min", "max", "standard_error", "wins", "not_finite",
+    "degradation", "method", "region", "metric", "mean", "std", "n", "min", "max",
+    "standard_error", "wins", "not_finite",
 )  # fmt: skip
 
 
@@ -75,7 +76,9 @@ def paired_differences(rows: Iterable[Row], method: str = OURS) -> list[Row]:
 
 
 def summarise(rows: Sequence[Row], pairs: Sequence[Row]) -> list[Row]:
-    """Mean, sample standard deviation (n - 1), n, min and max of the finite values; the others (PSNR of equal images) are counted.
+    """Mean, sample standard deviation (n - 1), n, min and max of the finite values.
+
+    The others (PSNR of equal images is infinite) are counted in "not_finite".
 
     Rows of paired differences are named "ours - BASELINE" and have standard error (n >= 2) and wins besides.
     """
