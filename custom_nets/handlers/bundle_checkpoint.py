@@ -1,0 +1,52 @@
+"""The weights that a bundle ships."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+from torch import nn
+
+from custom_nets.checkpoints import save_checkpoint
+
+__all__ = ["BundleCheckpoint"]
+
+logger = logging.getLogger(__name__)
+
+
+class BundleCheckpoint:
+    """Keep the best network of a training as a bundle checkpoint (``model.pt``), ready for inference.
+
+    Attach it to the trainer, after the ``ValidationHandler``. A training that never validated leaves its last network.
+
+    Args:
+        path: of the checkpoint.
+        network: whose weights to keep; usually the moving average.
+        arch: how to build it again, see :func:`custom_nets.checkpoints.build_network`.
+        evaluator: that validates; best is its key metric's best epoch.
+    """
+
+    def __init__(self, path: str | Path, network: nn.Module, arch: Mapping[str, Any], evaluator: Any) -> None:
+        self.path = Path(path)
+        self.network = network
+        self.arch = arch
+        self.evaluator = evaluator
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.after_epoch)
+        engine.add_event_handler(Events.COMPLETED, self.at_end)
+
+    def after_epoch(self, engine: Engine) -> None:
+        if self.evaluator.state.best_metric_epoch == engine.state.epoch:
+            self._save(engine)
+
+    def at_end(self, engine: Engine) -> None:
+        if self.evaluator.state.best_metric_epoch < 1:
+            self._save(engine)
+
+    def _save(self, engine: Engine) -> None:
+        save_checkpoint(self.path, self.network, self.arch)
+        logger.info("Weights of epoch %d written to %s", engine.state.epoch, self.path)

@@ -1,0 +1,121 @@
+"""A JSON record and a preview picture beside each super-resolved volume."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+
+from custom_nets.engines.cases import record_path
+from custom_nets.geometry import Grid
+from custom_nets.resampling import apply_separable, slice_profile_matrix
+from custom_nets.utils.record import environment, file_sha256, peak_memory_gib, write_json
+from custom_nets.visualize import preview_figure
+
+__all__ = ["InferenceRecord", "consistency"]
+
+
+def consistency(image: torch.Tensor, output: torch.Tensor, source: Grid, target: Grid) -> dict[str, Any]:
+    """Degrade the output to the input's grid again and compare: does it still say what was measured?
+
+    The slice profile is taken as Gaussian with the input's spacing as its width. Voxels within one input voxel of the
+    border are left out.
+
+    Args:
+        image, output: [C, X, Y, Z] on ``source`` and [C, X', Y', Z'] on ``target``, same units.
+
+    Returns:
+        "rms" and "max" of the difference as a share of the input's range (0.1 to 99.9 percentile), or why not.
+    """
+    positions = target.axis_positions(source)
+    if positions is None:
+        return {"computed": False, "reason": "the output grid is oblique to the input"}
+    scale = source.scale_to(target)
+    matrices: list[torch.Tensor | None] = []
+    inner = [slice(None)]
+    for axis in range(3):
+        p, n = positions[axis], target.shape[axis]
+        inside = np.flatnonzero((p > -0.5 + scale[axis]) & (p < n - 0.5 - scale[axis]))
+        if len(inside) == 0:
+            return {"computed": False, "reason": "the output covers too little of the input"}
+        matrices.append(slice_profile_matrix(n, p[inside], float(scale[axis]), "gaussian").float())
+        inner.append(slice(int(inside[0]), int(inside[-1]) + 1))
+    again = apply_separable(output.float(), matrices)
+    measured = image[tuple(inner)].float()
+    low, high = np.percentile(image.numpy(), (0.1, 99.9))
+    span = max(float(high - low), 1e-12)
+    difference = (again - measured).abs() / span
+    return {
+        "computed": True,
+        "rms": float(difference.square().mean().sqrt()),
+        "max": float(difference.max()),
+        "unit": "share of the input's 0.1-99.9 percentile range",
+        "assumed_profile": "gaussian, as wide as the input's voxels",
+    }
+
+
+class InferenceRecord:
+    """Writes ``<volume>.png`` and then ``<volume>.json`` for every case of a
+    :class:`custom_nets.engines.CaseEvaluator`.
+
+    Args:
+        checkpoint: the weights, for their hash.
+        options: what was asked for; goes into the record as it is.
+        preview: draw the picture.
+    """
+
+    def __init__(self, checkpoint: str, options: dict[str, Any], preview: bool = True) -> None:
+        self.checkpoint = checkpoint
+        self.options = options
+        self.preview = preview
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        for item, result in zip(engine.state.batch, engine.state.output, strict=True):
+            self.write(engine, str(item["case"]), result["image"], result["pred"])
+
+    def write(self, engine: Any, case: str, image: Any, output: Any) -> None:
+        """Picture and record of one case: MetaTensors [C, X, Y, Z] in input units."""
+        source, target = Grid.of(image), Grid.of(output)
+        path = Path(output.meta["saved_to"])
+        stem = path.name.removesuffix(".nii.gz")
+        if self.preview:
+            preview_figure(path.with_name(stem + ".png"), image[:1], output[:1], case)
+        meta = {
+            key: image.meta[key]
+            for key in ("slice_thickness_mm", "slice_gap_mm", "geometry_note", "series_uid", "series_description")
+            if key in image.meta
+        }
+        device = engine.state.device
+        write_json(
+            record_path(path),
+            {
+                "case": case,
+                "input": {"file": image.meta.get("filename_or_obj"), **_geometry(source), "volumes": len(image), **meta},
+                "output": {"file": str(path), **_geometry(target), "volumes": len(output), "sha256": file_sha256(path)},
+                "options": self.options,
+                "network": type(engine.network).__name__,
+                "checkpoint": {"file": self.checkpoint, "sha256": file_sha256(self.checkpoint)},
+                "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
+                "threads": torch.get_num_threads(),
+                "seconds": round(time.perf_counter() - engine.started, 2),
+                "peak_memory_gib": round(peak_memory_gib(), 2),
+                "consistency": consistency(image.as_tensor().cpu(), output.as_tensor().cpu(), source, target),
+                "versions": environment(),
+                "note": "Research use only. Detail between the measured voxels is estimated, not measured.",
+            },
+        )
+
+
+def _geometry(grid: Grid) -> dict[str, Any]:
+    return {
+        "shape": list(grid.shape),
+        "spacing_mm": grid.spacing_mm.round(6).tolist(),
+        "affine": grid.affine.round(6).tolist(),
+    }

@@ -1,0 +1,106 @@
+"""Checkpoints of a whole training, and going on from one."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+
+__all__ = ["TrainingState"]
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingState:
+    """Write all that a training needs to go on, after every ``interval`` epochs; with ``resume`` go on from there.
+
+    Saved: the state of each object, the epoch, the gradient scaler where there is one, and the best validation metric
+    so far. One file, replaced whole: an interrupted run never leaves half of it. Only tensors and plain types are in
+    it, so it loads with ``weights_only=True``.
+
+    A learning rate schedule gets back its place, not its shape: a run may be prolonged with a larger ``max_epochs``.
+
+    Args:
+        path: the file.
+        objects: name -> network, optimizer, schedule...; anything with ``state_dict``.
+        evaluator: whose best metric is part of the state.
+        resume: load ``path`` when training starts.
+        save: write the file (in a distributed run, on the first process only).
+        interval: epochs between two writings; the last epoch is always written.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        objects: Mapping[str, Any],
+        evaluator: Any = None,
+        resume: bool = False,
+        save: bool = True,
+        interval: int = 1,
+    ) -> None:
+        self.path = Path(path)
+        self.objects = {name: item for name, item in objects.items() if item is not None}
+        self.evaluator = evaluator
+        self.resume = resume
+        self.save = save
+        self.interval = interval
+        if resume and not self.path.is_file():
+            raise FileNotFoundError(
+                f"nothing to resume: {self.path} does not exist. Start without --resume True, or give the --output_dir "
+                "of the run to go on with."
+            )
+
+    def attach(self, engine: Engine) -> None:
+        if self.resume:
+            engine.add_event_handler(Events.STARTED, self.load)
+        if self.save:
+            engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self.write)
+            engine.add_event_handler(Events.COMPLETED, self.write)
+
+    def write(self, engine: Engine) -> None:
+        state: dict[str, Any] = {name: item.state_dict() for name, item in self.objects.items()}
+        state["epoch"] = engine.state.epoch
+        if getattr(engine, "scaler", None) is not None:
+            state["scaler"] = engine.scaler.state_dict()  # type: ignore[attr-defined]
+        if self.evaluator is not None:
+            best = self.evaluator.state
+            state["best"] = {"metric": float(best.best_metric), "epoch": int(best.best_metric_epoch)}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(self.path.name + ".partial")
+        torch.save(state, partial)
+        os.replace(partial, self.path)
+
+    def load(self, engine: Engine) -> None:
+        """
+        Raises:
+            ValueError: the file belongs to another network, or its training is already as long as asked for.
+        """
+        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        epoch = state["epoch"]
+        if epoch >= (engine.state.max_epochs or 0):
+            raise ValueError(
+                f"{self.path} is already at epoch {epoch}: give --max_epochs above {epoch} to train it longer."
+            )
+        for name, item in self.objects.items():
+            if name not in state:
+                raise ValueError(f"{self.path} has no '{name}': it was written by another kind of training.")
+            part = state[name]
+            if isinstance(item, torch.optim.lr_scheduler.LRScheduler):
+                part = {**item.state_dict(), **{key: part[key] for key in ("last_epoch", "_step_count", "_last_lr")}}
+            try:
+                item.load_state_dict(part)
+            except (RuntimeError, ValueError) as error:
+                raise ValueError(f"'{name}' of {self.path} does not fit this training: {error}") from error
+        if getattr(engine, "scaler", None) is not None and "scaler" in state:
+            engine.scaler.load_state_dict(state["scaler"])  # type: ignore[attr-defined]
+        engine.state.epoch = epoch
+        engine.state.iteration = epoch * (engine.state.epoch_length or 0)
+        if self.evaluator is not None and "best" in state:
+            self.evaluator.state.best_metric = state["best"]["metric"]
+            self.evaluator.state.best_metric_epoch = state["best"]["epoch"]
+        logger.info("Going on from epoch %d of %s", epoch, self.path)

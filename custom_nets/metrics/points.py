@@ -1,0 +1,67 @@
+"""PSNR of implicit networks at points, during training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from ignite.engine import Engine
+from ignite.metrics import Metric
+from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
+
+__all__ = ["PointPSNR", "gains_by_scale", "scale_name"]
+
+
+def scale_name(scale: Sequence[float]) -> str:
+    """(1, 1, 4) -> "1x1x4"."""
+    return "x".join(f"{float(s):.3g}" for s in scale)
+
+
+class PointPSNR(Metric):
+    """Mean over cases of the PSNR in dB at the points of :class:`custom_nets.transforms.validation.FixedPointsd`.
+
+    The data range is 1, to which training volumes are scaled. All processes of a distributed run share the mean.
+
+    Args:
+        gain: give the PSNR minus that of cubic B-spline at the same points.
+        scale: count only the cases of this scale [3].
+    """
+
+    def __init__(self, gain: bool = False, scale: Sequence[float] | None = None) -> None:
+        self.gain = gain
+        self.scale = None if scale is None else scale_name(sorted(scale))
+        super().__init__()
+
+    @reinit__is_reduced
+    def reset(self) -> None:
+        self._sum = 0.0
+        self._cases = 0
+
+    def iteration_completed(self, engine: Engine) -> None:
+        """Take what is needed from batch and output: ignite hands over the output alone."""
+        batch, output = engine.state.batch, engine.state.output
+        self.update((output["pred"], output["label"], batch["bspline"].to(output["pred"]), batch["scale"]))
+
+    @reinit__is_reduced
+    def update(self, output: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
+        """Add a batch: prediction, truth, B-spline [B, K, 1] and scale [B, 3]."""
+        for pred, label, bspline, scale in zip(*output, strict=True):
+            if self.scale in (None, scale_name(scale.tolist())):
+                decibel = _psnr(pred, label) - (_psnr(bspline, label) if self.gain else 0.0)
+                self._sum += decibel
+                self._cases += 1
+
+    @sync_all_reduce("_sum", "_cases")
+    def compute(self) -> float:
+        return self._sum / self._cases if self._cases else float("nan")
+
+
+def _psnr(image: torch.Tensor, truth: torch.Tensor) -> float:
+    # the floor keeps two equal images from an infinite mean
+    return float(-10 * torch.log10((image.double() - truth.double()).square().mean().clamp(min=1e-12)))
+
+
+def gains_by_scale(scales: Sequence[Sequence[float]]) -> dict[str, PointPSNR]:
+    """``gain_db`` over all cases, and one ``gain_1x1x4_db`` for each scale."""
+    each = {f"gain_{scale_name(sorted(scale))}_db": PointPSNR(gain=True, scale=scale) for scale in scales}
+    return {"gain_db": PointPSNR(gain=True), **each}

@@ -1,0 +1,103 @@
+"""Fixed validation cases: the same crop, degradation and points in every epoch and in every run."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+from monai.utils import convert_to_tensor
+
+from custom_nets.geometry import as_triple
+from custom_nets.resampling import bspline_coefficients, degrade, sample_bspline
+
+__all__ = ["FixedPointsd"]
+
+
+class FixedPointsd(MapTransform):
+    """From a high-resolution volume [1, X, Y, Z] make a low-resolution crop, and points with their true intensities.
+
+    The crop lies in the middle of the volume; its axes are sorted by scale, the order that
+    :class:`custom_nets.networks.ResidualArSSR` takes. Nothing is drawn anew, so epochs and runs can be compared.
+
+    Gives, besides the LR crop under its key: ``positions`` [K, 3] in LR voxels, ``label`` [K, 1], ``bspline`` [K, 1]
+    (edge-aligned cubic B-spline at the points: what has to be beaten), ``scale`` [3] and ``truth`` [1, X', Y', Z'].
+
+    Args:
+        keys: one key, the volume, of about [0, 1].
+        crop_size: largest number of HR voxels per axis.
+        num_points: K, drawn once from the foreground (above 2 % of the maximum).
+        margin: LR voxels between the points and the faces of the crop, where it has no neighbours.
+        scale: used for items without a ``scale`` of their own.
+        profile: slice profile of the degradation.
+        seed: of the points.
+
+    Raises:
+        ValueError: the volume is too small for the scale, or the crop is empty.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        crop_size: int = 96,
+        num_points: int = 50000,
+        margin: float = 2.0,
+        scale: float | Sequence[float] = 2.0,
+        profile: str = "gaussian",
+        seed: int = 0,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.crop_size = crop_size
+        self.num_points = num_points
+        self.margin = margin
+        self.scale = as_triple(scale, "scale")
+        self.profile = profile
+        self.seed = seed
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        key = self.first_key(d)
+        volume = convert_to_tensor(d[key], dtype=torch.float32, track_meta=False)
+        scale = as_triple(d.get("scale", self.scale), "scale")
+        order = [int(a) for a in np.argsort(scale, kind="stable")]
+        scale = scale[order]
+        volume = volume.permute(0, *(a + 1 for a in order))
+
+        coarse_shape = [int(min(n, self.crop_size) / s) for n, s in zip(volume.shape[1:], scale, strict=True)]
+        shape = [round(m * s) for m, s in zip(coarse_shape, scale, strict=True)]
+        if min(coarse_shape) <= 2 * self.margin + 1:
+            raise ValueError(
+                f"the volume {tuple(data[key].shape[1:])} is too small to validate at scale {scale.tolist()}: "
+                "hold out a larger one or change validation_scales."
+            )
+        start = [(n - m) // 2 for n, m in zip(volume.shape[1:], shape, strict=True)]
+        truth = volume[(slice(None), *(slice(a, a + n) for a, n in zip(start, shape, strict=True)))].contiguous()
+        coarse = degrade(truth, coarse_shape, self.profile)
+
+        exact = torch.as_tensor([n / m for n, m in zip(shape, coarse_shape, strict=True)])
+        index = self._points(truth[0], exact)
+        positions = (index + 0.5) / exact - 0.5
+        d[key] = coarse
+        d["positions"] = positions.float()
+        d["label"] = truth[0][index[:, 0], index[:, 1], index[:, 2]][:, None]
+        d["bspline"] = sample_bspline(bspline_coefficients(coarse[None]), positions.float()[None])[0][:, None]
+        d["scale"] = exact.float()
+        d["truth"] = truth
+        return d
+
+    def _points(self, truth: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """HR voxels [K, 3] in the foreground, away from the faces."""
+        foreground = truth > 0.02 * truth.max()
+        for axis in range(3):
+            edge = int(np.ceil(self.margin * float(scale[axis])))
+            foreground.movedim(axis, 0)[:edge] = False
+            foreground.movedim(axis, 0)[truth.shape[axis] - edge :] = False
+        candidates = foreground.nonzero()
+        if len(candidates) == 0:
+            raise ValueError("the middle of a validation volume is empty: hold out another one.")
+        chosen = np.random.RandomState(self.seed).randint(len(candidates), size=self.num_points)
+        return candidates[torch.as_tensor(chosen)]
