@@ -36,8 +36,16 @@ class BundleCheckpoint:
         self.evaluator = evaluator
 
     def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.check)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.after_epoch)
         engine.add_event_handler(Events.COMPLETED, self.at_end)
+
+    def check(self, engine: Engine) -> None:
+        if not self.arch:
+            raise ValueError(
+                "network_def must be a component (_target_ and arguments) in the config, so that the weights can be "
+                "stored with the network that they belong to."
+            )
 
     def after_epoch(self, engine: Engine) -> None:
         if self.evaluator.state.best_metric_epoch == engine.state.epoch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
+import json
 import logging
 import platform
 import subprocess
@@ -36,6 +37,7 @@ class MLflowRun(MLFlowHandler):
         experiment_name: the experiment, made if it is new.
         run_name: of the run.
         settings: parameters to record.
+        config: the whole config, kept as ``config.json``.
         data: name -> items with ``image`` paths (training, validation).
         evaluator: whose metrics to record.
         picture: file drawn after each validation.
@@ -50,14 +52,18 @@ class MLflowRun(MLFlowHandler):
         run_name: str,
         settings: Mapping[str, Any],
         data: Mapping[str, Sequence[Mapping[str, Any]]],
+        config: Mapping[str, Any] | None = None,
         evaluator: Engine | None = None,
         picture: str | Path | None = None,
         artifacts: Sequence[str | None] = (),
         log_every: int = 10,
     ) -> None:
+        if tracking_uri.startswith("sqlite:///"):
+            Path(tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         super().__init__(tracking_uri=tracking_uri, experiment_name=experiment_name, run_name=run_name)
         self.settings = settings
         self.data = data
+        self.config = config
         self.evaluator = evaluator
         self.picture = None if picture is None else Path(picture)
         self.files = [Path(p) for p in artifacts if p]
@@ -102,6 +108,8 @@ class MLflowRun(MLFlowHandler):
         for first in range(0, len(entries), _BATCH):
             self._log_params(dict(entries[first : first + _BATCH]))
         self.client.log_dict(self._run_id, data_record(self.data), "data.json")
+        if self.config is not None:
+            self.client.log_dict(self._run_id, json.loads(json.dumps(self.config, default=str)), "config.json")
         logger.info("MLflow run '%s' (%s)", self.run_name, self._run_id)
 
     @property

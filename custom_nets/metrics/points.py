@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from ignite.engine import Engine
@@ -39,7 +40,8 @@ class PointPSNR(Metric):
 
     def iteration_completed(self, engine: Engine) -> None:
         """Take what is needed from batch and output: ignite hands over the output alone."""
-        batch, output = engine.state.batch, engine.state.output
+        batch: Any = engine.state.batch
+        output: Any = engine.state.output
         self.update((output["pred"], output["label"], batch["bspline"].to(output["pred"]), batch["scale"]))
 
     @reinit__is_reduced

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from .config_check import check_config
 from .errors import root_cause, show_clear_errors
-from .workflow import network_arguments, plain_settings, running_workflow
+from .workflow import merged_config, network_arguments, plain_settings, process_rank, running_workflow
 
 __all__ = [
     "check_config",
+    "merged_config",
     "network_arguments",
     "plain_settings",
+    "process_rank",
     "root_cause",
     "running_workflow",
     "show_clear_errors",

@@ -15,10 +15,18 @@ _MENDABLE = (ValueError, OSError, MemoryError, ModuleNotFoundError)
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """The first error of a chain: the config parser wraps what it meets in several layers."""
-    while error.__cause__ is not None:
+    """What a chain of errors is about: the first one from outside that this package raised, otherwise the innermost.
+
+    The config parser wraps what it meets in several layers; this package in turn may explain an error of a library.
+    """
+    while error.__cause__ is not None and not _raised_on_purpose(error):
         error = error.__cause__
     return error
+
+
+def _raised_on_purpose(error: BaseException) -> bool:
+    place = traceback.extract_tb(error.__traceback__)[-1:]
+    return isinstance(error, _MENDABLE) and bool(place) and place[0].filename.startswith(_PACKAGE)
 
 
 def show_clear_errors() -> None:
@@ -33,8 +41,7 @@ def show_clear_errors() -> None:
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         cause = root_cause(error)
-        raised_in = traceback.extract_tb(cause.__traceback__)[-1:]
-        if isinstance(cause, _MENDABLE) and raised_in and raised_in[0].filename.startswith(_PACKAGE):
+        if _raised_on_purpose(cause):
             print(f"error: {cause}", file=sys.stderr)
         else:
             sys.__excepthook__(kind, error, trace)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from types import FrameType
 from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-__all__ = ["frames", "network_arguments", "plain_settings", "running_workflow"]
+__all__ = ["frames", "merged_config", "network_arguments", "plain_settings", "process_rank", "running_workflow"]
 
 
 def frames() -> list[FrameType]:
@@ -42,17 +43,27 @@ def _parser() -> ConfigParser | None:
 def network_arguments(network_id: str = "network_def") -> dict[str, Any]:
     """How to rebuild a network: ``{"name": class, argument: value, ...}`` in plain types, from its config entry.
 
-    Raises:
-        ValueError: called outside a bundle run, or the entry is not a component with a ``_target_``.
+    Empty outside a bundle run, and when the entry is an expression instead of a component with a ``_target_``.
     """
     parser = _parser()
     entry = None if parser is None else parser.get(network_id)
     if parser is None or not isinstance(entry, dict) or "_target_" not in entry:
-        raise ValueError(f"'{network_id}' must be a component with a _target_ in the config of a running bundle.")
+        return {}
     arguments = {
         key: parser.get_parsed_content(f"{network_id}::{key}") for key in entry if not str(key).startswith("_")
     }
     return {"name": str(entry["_target_"]).rsplit(".", 1)[-1], **arguments}
+
+
+def merged_config() -> dict[str, Any]:
+    """The whole config of the running bundle as it was started, files and overrides merged."""
+    parser = _parser()
+    return {} if parser is None else parser.get()
+
+
+def process_rank(local: bool = False) -> int:
+    """Number of this process among those that torchrun started, over all machines or on this one; 0 without it."""
+    return int(os.environ.get("LOCAL_RANK" if local else "RANK", 0))
 
 
 def plain_settings(max_length: int = 500) -> dict[str, str]:
