@@ -202,6 +202,33 @@ def test_missing_data_is_named(tmp_path):
     assert "nowhere does not exist" in str(root_cause(caught.value))
 
 
+def test_published_recipe(data, tmp_path):
+    tiny = {
+        "network_def": {"_target_": "custom_nets.networks.ArSSR", "encoder": "ResCNN", "feature_dim": 8},
+        "lr_scheduler": {
+            "_target_": "torch.optim.lr_scheduler.StepLR",
+            "optimizer": "@optimizer",
+            "step_size": 2,
+            "gamma": 0.5,
+        },
+        "max_epochs": 1,
+        "iterations_per_epoch": 3,
+        "batch_size": 2,
+        "val_interval": 1,
+        "precision": "float32",
+        "device": "$torch.device('cpu')",
+        "dataset_dir": str(data),
+        "output_dir": str(tmp_path),
+    }
+    files = [TRAIN, str(CONFIGS / "train_published.json")]
+    made = ConfigWorkflow(files, workflow_type="train", logging_file=False, **tiny)
+    made.initialize()
+    assert float(made.network_def.decoder.stage_two[-2].bias) == pytest.approx(0.4)
+    losses_of(made)
+    assert checkpoint(tmp_path)["optimizer"]["param_groups"][0]["lr"] == pytest.approx(5e-5)
+    assert torch.load(tmp_path / "model.pt", weights_only=True)["arch"]["name"] == "ArSSR"
+
+
 # ---- MLflow ----
 
 
@@ -230,7 +257,7 @@ def test_mlflow_run_is_complete_and_never_merged(data, tmp_path):
     assert {"val_psnr_db", "val_gain_db", "val_gain_1x1x3_db", "learning_rate"} <= set(run.data.metrics)
 
     def files(folder: str | None = None) -> list[str]:
-        found = []
+        found: list[str] = []
         for entry in client.list_artifacts(run.info.run_id, folder):
             found += files(entry.path) if entry.is_dir else [entry.path]
         return found
