@@ -51,13 +51,16 @@ class ValidationPicture:
         figure = Figure(figsize=(12, 9.4), dpi=80)
         FigureCanvasAgg(figure)
         axes = figure.subplots(3, 4)
-        for across in range(3):
-            positions, nearest, plane = _plane(truth.shape, item["scale"], across, item["image"].shape[1:])
-            positions = positions[None].to(device)
+        planes = [_plane(truth.shape, item["scale"], across, item["image"].shape[1:]) for across in range(3)]
+        points = torch.cat([positions for positions, _, _ in planes])[None].to(device)  # one call: it encodes once
+        sizes = [len(positions) for positions, _, _ in planes]
+        network = self.network(image, points, scale)[0, :, 0].float().cpu().split(sizes)
+        bspline = sample_bspline(coefficients, points)[0].cpu().split(sizes)
+        for across, (_, nearest, plane) in enumerate(planes):
             panels = {
                 f"input (scale {' x '.join(f'{s:.3g}' for s in item['scale'].tolist())})": item["image"][0][nearest],
-                "B-spline": sample_bspline(coefficients, positions)[0].cpu(),
-                "network": self.network(image, positions, scale)[0, :, 0].float().cpu(),
+                "B-spline": bspline[across],
+                "network": network[across],
                 "truth": truth.select(across, truth.shape[across] // 2).flatten(),
             }
             for ax, (name, values) in zip(axes[across], panels.items(), strict=True):
