@@ -42,7 +42,7 @@ TINY = {
     "ema#momentum": 0.2,
     "learning_rate": 0.003,
     "precision": "float32",
-    "device": "$torch.device('cpu')",
+    "device": "cpu",
 }
 
 
@@ -216,7 +216,7 @@ def test_published_recipe(data, tmp_path):
         "batch_size": 2,
         "val_interval": 1,
         "precision": "float32",
-        "device": "$torch.device('cpu')",
+        "device": "cpu",
         "dataset_dir": str(data),
         "output_dir": str(tmp_path),
     }
