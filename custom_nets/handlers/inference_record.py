@@ -97,7 +97,12 @@ class InferenceRecord:
             record_path(path),
             {
                 "case": case,
-                "input": {"file": image.meta.get("filename_or_obj"), **_geometry(source), "volumes": len(image), **meta},
+                "input": {
+                    "file": image.meta.get("filename_or_obj"),
+                    **_geometry(source),
+                    "volumes": len(image),
+                    **meta,
+                },
                 "output": {"file": str(path), **_geometry(target), "volumes": len(output), "sha256": file_sha256(path)},
                 "options": self.options,
                 "network": type(engine.network).__name__,

@@ -34,6 +34,8 @@ _GIB = 2**30
 _PROCESS_BYTES = int(1.1 * _GIB)  # Python with torch, monai and itk loaded
 _ROWS = 8192  # points decoded at once on a CPU: their activations stay in its cache
 _ROWS_CUDA = 524288
+_ACTIVATION_BYTES = 24 * 2**20  # of one tensor on a CPU: larger ones leave the cache, and the allocator's reuse
+_ACTIVATION_BYTES_CUDA = 2**30
 
 
 def resolve_grid(
@@ -101,7 +103,7 @@ class ImplicitVolumeInferer(Inferer):
         memory_gb: what the whole process may use, in GiB (on CUDA: of the GPU's memory).
         precision: "float32" or "bfloat16" (network only; interpolation stays float32).
         rows: points decoded at once; None chooses.
-        slab: planes encoded at once; None takes what the budget allows, at most 32.
+        slab: planes encoded at once; None takes what the budget allows and a processor's cache likes.
         tile: width of tiles in voxels; None tiles only when the budget asks for it.
         geometry: "centre" (voxels keep their outer edge), or "align_corners" for the published weights when their
             learned end-to-end warp is believed: first and last centres coincide. It changes the affine alone.
@@ -161,8 +163,9 @@ class ImplicitVolumeInferer(Inferer):
             source = Grid.of(item)
             target = self.target_grid(source)
             volumes = [self.sample(network, volume, source, target) for volume in item.as_tensor()]
-            items.append(MetaTensor(torch.stack(volumes), affine=torch.as_tensor(self.stored_affine(source, target)),
-                                    meta=dict(item.meta)))
+            affine = torch.as_tensor(self.stored_affine(source, target))
+            meta = {key: value for key, value in item.meta.items() if key != "affine"}
+            items.append(MetaTensor(torch.stack(volumes), affine=affine, meta=meta))
         return list_data_collate(items)
 
     def target_grid(self, source: Grid) -> Grid:
@@ -267,8 +270,10 @@ class _Run:
         streamer = PlaneStreamer(self.encoder, axis)
         width = options.tile or self.n[tile_axis]
         item = 2 if options.precision == "bfloat16" else 4
-        slabs = [options.slab] if options.slab else [m for m in (32, 16, 8, 4, 2, 1) if m <= max(self.n[axis], 1)]
-        for slab in [min(s, self.n[axis]) for s in slabs]:
+        widest = max(m.out_channels for m in self.encoder.modules() if isinstance(m, torch.nn.Conv3d))
+        liked = _ACTIVATION_BYTES_CUDA if self.device.type == "cuda" else _ACTIVATION_BYTES
+        slab = min(self.n[axis], options.slab or max(1, liked * self.n[axis] // (4 * widest * voxels)))
+        for slab in [slab] if options.slab else [s for s in (slab, 16, 8, 4, 2, 1) if s <= slab]:
             # features of the slab, the plane kept from the last one, and 30 % for what convolutions set aside
             per_voxel = 1.3 * streamer.bytes_per_voxel(channels, slab, self.n[axis]) * item / 4 + 4 * features * (slab + 2)
             fits = int(left / (per_voxel * self.n[other]))

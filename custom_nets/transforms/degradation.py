@@ -81,7 +81,8 @@ class DegradeVolumed(MapTransform):
             out = out + self.noise_std * np.percentile(out.numpy(), 99.9) * torch.randn(out.shape, generator=rng)
         if not isinstance(volume, MetaTensor):
             return out
-        return MetaTensor(out, affine=torch.as_tensor(coarse.affine), meta=dict(volume.meta))
+        meta = {key: value for key, value in volume.meta.items() if key != "affine"}
+        return MetaTensor(out, affine=torch.as_tensor(coarse.affine), meta=meta)
 
 
 class PublishedDegraded(MapTransform):

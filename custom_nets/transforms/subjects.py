@@ -10,17 +10,9 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import LoadImage, MapTransform
 
-__all__ = ["LoadSubjectd", "unit_range"]
+from custom_nets.transforms.intensity import unit_range
 
-
-def unit_range(volume: torch.Tensor, upper_percentile: float = 99.9) -> tuple[float, float]:
-    """(lo, hi) that :class:`LoadSubjectd` maps to 0 and 1: the minimum, and a percentile of what lies above it."""
-    lo = float(volume.min())
-    above = volume[volume > lo]
-    if above.numel() == 0:
-        raise ValueError("the volume is constant: nothing to scale.")
-    k = max(1, round(upper_percentile / 100 * above.numel()))
-    return lo, float(above.flatten().kthvalue(k).values)
+__all__ = ["LoadSubjectd"]
 
 
 class LoadSubjectd(MapTransform):

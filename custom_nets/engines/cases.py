@@ -1,0 +1,78 @@
+"""Inference over many scans: one at a time, resumable, and one bad file does not stop the rest."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from monai.data import DataLoader, Dataset
+from monai.engines import SupervisedEvaluator
+
+from custom_nets.data.nifti import check_writable
+from custom_nets.transforms import SaveVolumed
+from custom_nets.utils.errors import root_cause
+
+__all__ = ["CaseEvaluator"]
+
+logger = logging.getLogger(__name__)
+
+
+class CaseEvaluator(SupervisedEvaluator):
+    """``SupervisedEvaluator`` that treats each item of its loader's dataset as a case of its own.
+
+    A case is done when its volume *and* its record (written last, by
+    :class:`custom_nets.handlers.InferenceRecord`) exist. Done cases are skipped, cases that fail are listed at the
+    end, and then the process exits with status 1.
+
+    Args:
+        saver: the transform that writes the result; it knows the file of a case.
+        overwrite: compute done cases again.
+        kwargs: of ``SupervisedEvaluator``; ``val_data_loader`` must be a loader over a ``monai.data.Dataset`` whose
+            items have a "case".
+    """
+
+    def __init__(self, *, saver: SaveVolumed, overwrite: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.saver = saver
+        self.overwrite = overwrite
+        self.cases: Dataset = self.data_loader.dataset  # type: ignore[union-attr,assignment]
+        self.started = 0.0
+
+    def run(self, global_epoch: int = 1) -> None:
+        """Run all cases.
+
+        Raises:
+            SystemExit: some cases failed; the message lists them.
+        """
+        check_writable(self.saver.output_dir)
+        items: Sequence[dict[str, Any]] = self.cases.data
+        failed: dict[str, str] = {}
+        for number, item in enumerate(items, 1):
+            case = str(item["case"])
+            target = self.saver.path_for(case)
+            if not self.overwrite and target.exists() and record_path(target).exists():
+                print(f"[{number}/{len(items)}] {case}: already there, {target} (--overwrite True computes it again)")
+                continue
+            print(f"[{number}/{len(items)}] {case}: {item['image']}", flush=True)
+            self.data_loader = DataLoader(Dataset([item], self.cases.transform), batch_size=1, num_workers=0)
+            self.state.dataloader = self.data_loader
+            self.started = time.perf_counter()
+            try:
+                super().run(global_epoch)
+            except Exception as error:  # any failure of a case is reported, and the next case gets its turn
+                cause = root_cause(error)
+                failed[case] = f"{cause}" if isinstance(cause, ValueError | OSError) else f"{type(cause).__name__}: {cause}"
+                logger.debug("case %s failed", case, exc_info=True)
+                print(f"[{number}/{len(items)}] {case}: failed: {failed[case]}", flush=True)
+            else:
+                print(f"[{number}/{len(items)}] {case}: {target} ({time.perf_counter() - self.started:.1f} s)", flush=True)
+        if failed:
+            lines = "".join(f"\n  {case}: {message}" for case, message in failed.items())
+            raise SystemExit(f"error: {len(failed)} of {len(items)} cases failed:{lines}")
+
+
+def record_path(volume_path: Any) -> Any:
+    """The JSON record beside a written volume."""
+    return volume_path.with_name(volume_path.name.removesuffix(".nii.gz") + ".json")
