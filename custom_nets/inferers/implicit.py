@@ -249,9 +249,10 @@ class _Run:
     def plan(self, out_voxels: int) -> _Plan:
         """Choose slab and tiles so that the whole stays inside the budget."""
         options = self.options
-        features = next(m.out_channels for m in reversed(list(self.encoder.modules())) if isinstance(m, torch.nn.Conv3d))
-        channels = next(m.in_channels for m in self.encoder.modules() if isinstance(m, torch.nn.Conv3d))
-        halo = sum(m.kernel_size[0] // 2 for m in self.encoder.modules() if isinstance(m, torch.nn.Conv3d))
+        convs = [m for m in self.encoder.modules() if isinstance(m, torch.nn.Conv3d)]
+        features, channels = convs[-1].out_channels, convs[0].in_channels
+        widest = max(conv.out_channels for conv in convs)
+        halo = sum(conv.kernel_size[0] // 2 for conv in convs)
         voxels = math.prod(self.n)
         # input, normalised copy, coefficients and their temporary; result, its de-normalised copy, the file's bytes
         fixed = 4 * (5 * voxels + 3 * out_voxels)
@@ -266,16 +267,19 @@ class _Run:
                 "field of view, or give a larger --memory_gb."
             )
         axis = int(np.argmax(self.n))
+        liked = _ACTIVATION_BYTES_CUDA if self.device.type == "cuda" else _ACTIVATION_BYTES
+        everything = 8 * sum(conv.out_channels for conv in convs) * voxels  # all layers and their joined copies
+        small = 4 * widest * voxels <= liked and everything <= left
+        if small and options.slab is None and options.tile is None:
+            return _Plan(axis, self.n[axis], (axis + 1) % 3, self.n[(axis + 1) % 3], halo)
         tile_axis, other = sorted((a for a in range(3) if a != axis), key=lambda a: -self.n[a])
         streamer = PlaneStreamer(self.encoder, axis)
         width = options.tile or self.n[tile_axis]
         item = 2 if options.precision == "bfloat16" else 4
-        widest = max(m.out_channels for m in self.encoder.modules() if isinstance(m, torch.nn.Conv3d))
-        liked = _ACTIVATION_BYTES_CUDA if self.device.type == "cuda" else _ACTIVATION_BYTES
         slab = min(self.n[axis], options.slab or max(1, liked * self.n[axis] // (4 * widest * voxels)))
         for slab in [slab] if options.slab else [s for s in (slab, 16, 8, 4, 2, 1) if s <= slab]:
             # features of the slab, the plane kept from the last one, and 30 % for what convolutions set aside
-            per_voxel = 1.3 * streamer.bytes_per_voxel(channels, slab, self.n[axis]) * item / 4 + 4 * features * (slab + 2)
+            per_voxel = 1.3 * streamer.bytes_per_voxel(channels, slab, min(self.n[axis], 2 * halo + 3 * slab)) * item / 4 + 4 * features * (slab + 2)
             fits = int(left / (per_voxel * self.n[other]))
             if fits >= min(width + 2 * halo, self.n[tile_axis]):
                 return _Plan(axis, slab, tile_axis, width, halo)

@@ -26,6 +26,13 @@ _POINTWISE_FUNCTIONS = (F.relu, F.silu, F.gelu, torch.relu)
 _JOINS = (operator.add, torch.add, torch.cat)
 
 
+class _ConvTracer(torch.fx.Tracer):
+    """Takes convolutions whole, those of this package too."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, nn.Conv3d) or super().is_leaf_module(m, module_qualified_name)
+
+
 class PlaneStreamer:
     """Streaming execution of ``encoder`` along one spatial axis.
 
@@ -40,9 +47,9 @@ class PlaneStreamer:
     def __init__(self, encoder: nn.Module, axis: int) -> None:
         self.dim = 2 + axis
         self.padding = tuple(0 if a == axis else 1 for a in range(3))
-        traced = torch.fx.symbolic_trace(encoder)
-        self.modules = dict(traced.named_modules())
-        self.nodes = list(traced.graph.nodes)
+        graph = _ConvTracer().trace(encoder)
+        self.modules = dict(encoder.named_modules())
+        self.nodes = list(graph.nodes)
         self.last_use = {source: node for node in self.nodes for source in node.all_input_nodes}
         for node in self.nodes:
             self._check(node)

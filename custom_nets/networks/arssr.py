@@ -23,13 +23,15 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from custom_nets.networks.layers import RowLinear
+from custom_nets.networks.layers import PointwiseConv3d, RowLinear
 from custom_nets.resampling import bspline_coefficients, sample_bspline, sample_trilinear
 
 __all__ = ["RDN", "ResCNN", "SRResNet", "ImplicitDecoder", "ArSSR", "ResidualArSSR", "grid_positions"]
 
 
 def _conv(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Conv3d:
+    if kernel_size == 1:
+        return PointwiseConv3d(in_channels, out_channels)
     return nn.Conv3d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
 
 
