@@ -5,6 +5,7 @@ from __future__ import annotations
 from .degradation import DegradeVolumed, PublishedDegraded, RandDegradeCropd, RandScaledCropd
 from .intensity import RestoreIntensityd, ScaleToUnitRanged
 from .io import LoadVolumed, SaveVolumed, check_writable, load_volume
+from .published import PublishedPaird
 from .subjects import LoadSubjectd
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "LoadSubjectd",
     "LoadVolumed",
     "PublishedDegraded",
+    "PublishedPaird",
     "RandDegradeCropd",
     "RandScaledCropd",
     "RestoreIntensityd",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from monai.utils import convert_to_tensor
 
 from custom_nets.resampling import apply_separable, bspline_coefficients, published_zoom_matrix, sample_bspline
 
-__all__ = ["FixedPublishedPairsd", "RandPublishedPairsd"]
+__all__ = ["FixedPublishedPairsd", "PublishedPaird", "RandPublishedPairsd"]
 
 
 def _pair(block: torch.Tensor, scale: float, index: torch.Tensor) -> dict[Hashable, Any]:
@@ -31,6 +32,68 @@ def _pair(block: torch.Tensor, scale: float, index: torch.Tensor) -> dict[Hashab
 def _zyx(volume: Any) -> torch.Tensor:
     """[1, X, Y, Z] -> plain [1, Z, Y, X], the published order of axes."""
     return convert_to_tensor(volume, dtype=torch.float32, track_meta=False).permute(0, 3, 2, 1)
+
+
+class PublishedPaird(RandomizableTransform, MapTransform):
+    """The published sampler itself, draw for draw: always the corner of a prepared block of 40^3 voxels.
+
+    Scales come from Python's generator and points from numpy's, as published, so ``set_random_state(seed)`` gives what
+    the published code gives after ``random.seed(seed); np.random.seed(seed)``. For parity;
+    :class:`RandPublishedPairsd` takes whole volumes. From a block [1, X, Y, Z] it gives ``image`` [1, n, n, n],
+    ``positions`` (coordinates) [K, 3], ``label`` [K, 1] and ``scale`` [3], axes (z, y, x).
+
+    Args:
+        keys: one key, the block.
+        patch_size: n, LR voxels per axis; blocks of up to ``4 n`` voxels are needed.
+        num_points: K, drawn without repetition; None takes all voxels in order, as published for validation.
+
+    Raises:
+        ValueError: the block is smaller than the scale needs, or K is more than its voxels.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        patch_size: int = 10,
+        num_points: int | None = 8000,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        RandomizableTransform.__init__(self, 1.0)
+        self.patch_size = patch_size
+        self.num_points = num_points
+        self.python_random = random.Random()
+
+    def set_random_state(
+        self, seed: int | None = None, state: np.random.RandomState | None = None
+    ) -> PublishedPaird:
+        """Seed both generators; ``state`` alone seeds numpy's, and Python's from it."""
+        super().set_random_state(seed, state)
+        self.python_random = random.Random(seed if seed is not None else int(self.R.randint(2**31)))
+        return self
+
+    def draw_scale(self) -> float:
+        """2.0, 2.1 ... 4.0; the two ends come up half and nine tenths as often as the others."""
+        return round(self.python_random.uniform(2, 4.04), 1)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        volume = _zyx(d[self.first_key(d)])
+        scale = self.draw_scale()
+        n = int(self.patch_size * scale + 1e-9)
+        if min(volume.shape[1:]) < n:
+            raise ValueError(
+                f"the block {tuple(volume.shape[1:])} is smaller than the {n} voxels of scale {scale}: "
+                f"give blocks of {4 * self.patch_size} voxels per axis."
+            )
+        if self.num_points is None:
+            flat = np.arange(n**3)
+        elif self.num_points > n**3:
+            raise ValueError(f"num_points must be at most {n**3} at scale {scale}, got {self.num_points}.")
+        else:
+            flat = self.R.choice(n**3, self.num_points, replace=False)
+        index = torch.as_tensor(np.stack(np.unravel_index(flat, (n, n, n)), -1))
+        return {**d, **_pair(volume[:, :n, :n, :n], scale, index)}
 
 
 class RandPublishedPairsd(RandomizableTransform, MapTransform):

@@ -1,0 +1,119 @@
+"""Golden vectors: what the published code gave for weights and inputs that anybody can make again.
+
+The complete set lies beside the repository (``../shared/golden``) where it is at hand; a compact part of it is in
+``tests/golden_data`` so that parity is checked anywhere. Both have the same file and array names; the compact one
+lacks files and arrays. ``python -m tests.golden`` makes the compact part from the complete set.
+
+ArSSR's volumes and coordinates are in the array order of the published code, (z, y, x).
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+COMPLETE = ROOT.parent / "shared" / "golden"
+COMPACT = ROOT / "tests" / "golden_data"
+
+# left out of the compact part: arrays by file, or (None) the whole file
+_LEFT_OUT = {
+    "arssr": {
+        "encoder_RDN_inner": None,
+        "encoder_ResCNN_inner": None,
+        "encoder_SRResnet_inner": None,
+        "forward_RDN_free": ("decoder_in",),
+        "forward_ResCNN_free": ("decoder_in",),
+        "forward_SRResnet_free": ("decoder_in",),
+        "forward_RDN_k2p6": None,
+        "forward_ResCNN_k2p6": ("decoder_in", "stage_one_out"),
+        "forward_SRResnet_k2p6": None,
+        "forward_RDN_long": ("features_axis0_step9",),
+        "forward_ResCNN_long": ("features_axis0_step9",),
+        "forward_SRResnet_long": ("features_axis0_step9",),
+        "forward_RDN_k2": ("decoder_in", "stage_one_out"),
+        "forward_ResCNN_k2": ("features", "decoder_in", "stage_one_out"),
+        "forward_SRResnet_k2": ("features", "decoder_in", "stage_one_out"),
+    }
+}
+
+
+class Golden:
+    """One set of golden files.
+
+    Args:
+        folder: with ``manifest.json`` and ``*.npz``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def manifest(self) -> dict[str, list]:
+        """Model -> ordered rows [key, shape, dtype, kind] of its state dict."""
+        return json.loads((self.folder / "manifest.json").read_text())
+
+    def names(self, pattern: str = "*") -> list[str]:
+        return sorted(path.stem for path in self.folder.glob(f"{pattern}.npz"))
+
+    def load(self, name: str) -> dict[str, np.ndarray]:
+        with np.load(self.folder / f"{name}.npz") as arrays:
+            return {key: arrays[key] for key in arrays.files}
+
+    def weights(self, model: str) -> dict[str, np.ndarray]:
+        """The state dict of ``model``: every tensor is a function of its key and shape."""
+        return _filled(json.dumps(self.manifest[model]))
+
+
+def golden_sets(method: str) -> list[Golden]:
+    """The compact set and, where it lies beside the repository, the complete one."""
+    complete = COMPLETE / method
+    return [Golden(COMPACT / method)] + ([Golden(complete)] if complete.is_dir() else [])
+
+
+def name_of(golden: Golden) -> str:
+    """For pytest's ids."""
+    return "compact" if golden.folder.parent == COMPACT else "complete"
+
+
+@lru_cache(maxsize=4)
+def _filled(rows: str) -> dict[str, np.ndarray]:
+    return {key: arssr_weight(key, shape, kind) for key, shape, _, kind in json.loads(rows)}
+
+
+def arssr_weight(key: str, shape: list[int], kind: str) -> np.ndarray:
+    """Standard normal numbers seeded by the key's CRC-32, scaled so that the signal keeps its size through the net."""
+    state = np.random.RandomState(zlib.crc32(key.encode()) & 0x7FFFFFFF)
+    x = state.standard_normal(int(np.prod(shape))).astype(np.float32).reshape(shape)
+    if kind == "bias":
+        return np.float32(0.1) * x
+    if kind == "bias_out":
+        return np.float32(0.8) + np.float32(0.1) * x
+    if kind != "weight":
+        raise ValueError(f"unknown kind '{kind}' of {key} in the manifest.")
+    gain = 2.0 if key.startswith("decoder.") else 0.25 if ".lff." in key or ".m.1.0." in key else 1.0
+    return x * np.float32(np.sqrt(gain / np.prod(shape[1:])))
+
+
+def make_compact(method: str) -> int:
+    """Write the compact part; returns its size in bytes."""
+    source, folder = Golden(COMPLETE / method), COMPACT / method
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = json.dumps(source.manifest, separators=(",", ":")).replace("]],", "]],\n")
+    (folder / "manifest.json").write_text(rows + "\n")
+    for name in source.names():
+        left_out = _LEFT_OUT[method].get(name, ())
+        if left_out is None:
+            continue
+        arrays = {key: value for key, value in source.load(name).items() if key not in left_out}
+        np.savez_compressed(folder / f"{name}.npz", **arrays)  # type: ignore[arg-type]
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+if __name__ == "__main__":
+    for method in _LEFT_OUT:
+        print(f"{method}: {make_compact(method):,} bytes in {COMPACT / method}")
