@@ -13,13 +13,9 @@ Files in ``output_dir`` (each written whole or not at all):
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
-import json
 import logging
 import math
-import os
-import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -28,7 +24,9 @@ from typing import Any
 import numpy as np
 from ignite.engine import Engine, Events
 
-__all__ = ["EvaluationReport", "markdown_table", "paired_differences", "sha256_of", "summarise"]
+from custom_nets.utils.record import environment, file_record, write_json, write_text
+
+__all__ = ["EvaluationReport", "markdown_table", "paired_differences", "summarise"]
 
 logger = logging.getLogger(__name__)
 
@@ -207,7 +205,7 @@ class EvaluationReport:
     def start(self, engine: Engine) -> None:
         """Make the folder now: an unwritable one shall stop the run before the work."""
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        _write(self.output_dir / "cases.csv", "")
+        write_text(self.output_dir / "cases.csv", "")
         self.rows: list[Row] = []
         self.records: list[Row] = []
         self.started = time.time()
@@ -221,7 +219,7 @@ class EvaluationReport:
             self.rows += item["scores"]
             seconds = round(time.perf_counter() - self._began, 3)
             self.records.append({**item["record"], "seconds": seconds})
-            _write(self.output_dir / "cases.csv", _csv(self.rows))  # so that a crash loses one case only
+            write_text(self.output_dir / "cases.csv", _csv(self.rows))  # so that a crash loses one case only
             if self.pictures:
                 self._draw(item)
 
@@ -259,15 +257,15 @@ class EvaluationReport:
             "volumes": self.records,
             "options": self.options,
             "device": str(engine.state.device) if hasattr(engine.state, "device") else None,
-            "versions": versions(),
-            "files": [{"name": name, "path": path, **sha256_of(path)} for name, path in self.files.items()],
+            "versions": environment(),
+            "files": [{"name": name, "path": path, **file_record(path)} for name, path in self.files.items()],
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.started)),
             "seconds": round(time.time() - self.started, 3),
         }
-        _write(self.output_dir / "paired.csv", _csv(pairs))
-        _write(self.output_dir / "summary.csv", _csv(summary, SUMMARY_COLUMNS))
-        _write(self.output_dir / "table.md", table)
-        _write(self.output_dir / "report.json", json.dumps(_plain(report), indent=2) + "\n")
+        write_text(self.output_dir / "paired.csv", _csv(pairs))
+        write_text(self.output_dir / "summary.csv", _csv(summary, SUMMARY_COLUMNS))
+        write_text(self.output_dir / "table.md", table)
+        write_json(self.output_dir / "report.json", report)
         logger.info("evaluation of %d volumes, report in %s\n%s", len(self.records), self.output_dir, table)
 
 
@@ -285,35 +283,6 @@ def _files_of(data: Sequence[Mapping[str, str]]) -> dict[str, str]:
     return named
 
 
-def sha256_of(path: str | Path) -> dict[str, Any]:
-    """Size and sha256 of a file; for a folder (a DICOM series) of its files in the order of their names."""
-    path = Path(path)
-    parts = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
-    if not all(part.is_file() for part in parts):
-        return {"bytes": None, "sha256": None}
-    digest = hashlib.sha256()
-    for part in parts:
-        with open(part, "rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return {"bytes": sum(part.stat().st_size for part in parts), "sha256": digest.hexdigest()}
-
-
-def versions() -> dict[str, str]:
-    """Of what the numbers depend on."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    import custom_nets
-
-    found = {"custom_nets": custom_nets.__version__, "python": platform.python_version()}
-    for package in ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "scikit-image"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def _csv(rows: Sequence[Row], columns: Sequence[str] = ()) -> str:
     """Rows as CSV; None becomes an empty cell, floats keep seven digits."""
     if not rows and not columns:
@@ -324,27 +293,3 @@ def _csv(rows: Sequence[Row], columns: Sequence[str] = ()) -> str:
     for row in rows:
         writer.writerow({k: f"{v:.7g}" if isinstance(v, float) else v for k, v in row.items()})
     return stream.getvalue()
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold: infinite numbers become "inf", paths and unknown things their text."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    return str(value)
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -10,7 +10,10 @@ __all__ = ["prepare_points"]
 
 
 def prepare_points(
-    batchdata: dict[str, torch.Tensor], device: str | torch.device | None = None, non_blocking: bool = False, **kwargs: Any
+    batchdata: dict[str, torch.Tensor],
+    device: str | torch.device | None = None,
+    non_blocking: bool = False,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...], dict[str, Any]]:
     """For implicit networks: ``net(image, positions, scale)`` against the intensities ``label`` at the positions."""
     image, label, positions, scale = (

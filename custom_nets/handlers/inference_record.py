@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 from custom_nets.engines.cases import record_path
 from custom_nets.geometry import Grid
 from custom_nets.resampling import apply_separable, slice_profile_matrix
-from custom_nets.utils.record import environment, file_sha256, peak_memory_gib, write_json
+from custom_nets.utils.record import environment, file_record, peak_memory_gib, write_json
 from custom_nets.visualize import preview_figure
 
 __all__ = ["InferenceRecord", "consistency"]
@@ -103,10 +103,10 @@ class InferenceRecord:
                     "volumes": len(image),
                     **meta,
                 },
-                "output": {"file": str(path), **_geometry(target), "volumes": len(output), "sha256": file_sha256(path)},
+                "output": {"file": str(path), **_geometry(target), "volumes": len(output), **file_record(path)},
                 "options": self.options,
                 "network": type(engine.network).__name__,
-                "checkpoint": {"file": self.checkpoint, "sha256": file_sha256(self.checkpoint)},
+                "checkpoint": {"file": self.checkpoint, **file_record(self.checkpoint)},
                 "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
                 "threads": torch.get_num_threads(),
                 "seconds": round(time.perf_counter() - engine.started, 2),

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import importlib.metadata
 import json
 import logging
-import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +12,9 @@ from typing import Any
 from ignite.engine import Engine, Events
 from monai.handlers import MLFlowHandler
 
-from custom_nets import __version__
+from custom_nets.utils.record import environment, file_record, git_revision
 
-__all__ = ["MLflowRun", "data_record", "git_revision", "library_versions"]
+__all__ = ["MLflowRun", "data_record"]
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +93,7 @@ class MLflowRun(MLFlowHandler):
         optimizer = getattr(engine, "optimizer", None)
         parameters = {
             **{key.replace("::", "."): value for key, value in self.settings.items()},
-            **{f"version.{name}": version for name, version in library_versions().items()},
+            **{f"version.{name}": version for name, version in environment().items()},
             "git_revision": git_revision(),
             "optimizer": type(optimizer).__name__,
             "network_parameters": sum(p.numel() for p in engine.network.parameters()),  # type: ignore[attr-defined]
@@ -147,32 +143,6 @@ class MLflowRun(MLFlowHandler):
             self.close()
 
 
-def library_versions() -> dict[str, str]:
-    """Versions of what a training's numbers depend on."""
-    versions = {"python": platform.python_version(), "custom_nets": __version__}
-    for package in ("torch", "monai", "pytorch-ignite", "numpy", "nibabel", "mlflow"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
-
-
-def git_revision() -> str:
-    """Commit of the checkout that this package runs from, with "+changes" if files differ from it; or "unknown"."""
-    folder = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
-
-    try:
-        changes = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "HEAD") + ("+changes" if changes else "")
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-
-
 def data_record(data: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
     """The items of each list, once per file, with the file's SHA-256 and size."""
     record: dict[str, list[dict[str, Any]]] = {}
@@ -180,17 +150,6 @@ def data_record(data: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, li
         files = {str(item["image"]): item for item in items}
         record[name] = []
         for path, item in files.items():
-            with open(path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else _digest(file)
             plain = {key: item[key] for key in ("subject", "weight", "labels", "licence") if key in item}
-            size = Path(path).stat().st_size
-            record[name].append({"image": path, **plain, "bytes": size, "sha256": digest.hexdigest()})
+            record[name].append({"image": path, **plain, **file_record(path)})
     return record
-
-
-def _digest(file: Any) -> Any:
-    """``hashlib.file_digest`` for Python 3.10."""
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest

@@ -276,10 +276,11 @@ class _Run:
         streamer = PlaneStreamer(self.encoder, axis)
         width = options.tile or self.n[tile_axis]
         item = 2 if options.precision == "bfloat16" else 4
-        slab = min(self.n[axis], options.slab or max(1, liked * self.n[axis] // (4 * widest * voxels)))
-        for slab in [slab] if options.slab else [s for s in (slab, 16, 8, 4, 2, 1) if s <= slab]:
-            # features of the slab, the plane kept from the last one, and 30 % for what convolutions set aside
-            per_voxel = 1.3 * streamer.bytes_per_voxel(channels, slab, min(self.n[axis], 2 * halo + 3 * slab)) * item / 4 + 4 * features * (slab + 2)
+        most = min(self.n[axis], options.slab or max(1, liked * self.n[axis] // (4 * widest * voxels)))
+        for slab in [most] if options.slab else [m for m in (most, 16, 8, 4, 2, 1) if m <= most]:
+            streamed = streamer.bytes_per_voxel(channels, slab, min(self.n[axis], 2 * halo + 3 * slab))
+            # 30 % for what convolutions set aside; features of the slab and the plane kept from the last one
+            per_voxel = 1.3 * streamed * item / 4 + 4 * features * (slab + 2)
             fits = int(left / (per_voxel * self.n[other]))
             if fits >= min(width + 2 * halo, self.n[tile_axis]):
                 return _Plan(axis, slab, tile_axis, width, halo)

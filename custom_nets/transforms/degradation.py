@@ -110,7 +110,8 @@ class RandScaledCropd(RandomizableTransform, MapTransform):
     """Draw a scale per axis and cut out the part of a volume that a low-resolution patch at that scale needs.
 
     The scale is, with the probabilities ``modes``, one for all axes (isotropic voxels), one for a single axis (thick
-    slices), or one each. The axes of the crop are flipped and permuted at random, and the scales given to them sorted, the order in which :class:`custom_nets.networks.ResidualArSSR` takes them.
+    slices), or one each. The axes of the crop are flipped and permuted at random, and the scales given to them sorted,
+    the order in which :class:`custom_nets.networks.ResidualArSSR` takes them.
 
     Adds to the data: ``scale`` [3], ``offset`` [3] (position of the outer edge of the first LR voxel in the crop, in
     HR voxels).
