@@ -70,7 +70,7 @@ def run_way(way: str, encoder: str, size: int, scale: float, threads: int, devic
     if not way.startswith("ours"):
         layers._rows_fast = lambda x: False  # PyTorch's plain layers, as the published code has them
     network = ArSSR(encoder).eval().to(device)
-    torch.nn.init.constant_(network.decoder.stage_two[-2].bias, 0.5)  # no dead output unit
+    network.state_dict()["decoder.stage_two.6.bias"].fill_(0.5)  # no dead output unit
     volume = torch.rand(size, size, size)
     image = volume[None, None].to(device)
     out_size = int(size * scale)
@@ -155,7 +155,8 @@ def main() -> None:
             outputs[way] = np.load(file)
     reference = outputs[args.ways[0]]
     key = "wall_seconds" if args.device == "cuda" else "cpu_seconds"
-    print(f"{args.encoder}, {args.size}^3 -> {int(args.size * args.scale)}^3, {args.threads} thread(s), {args.device}\n")
+    sizes = f"{args.size}^3 -> {int(args.size * args.scale)}^3"
+    print(f"{args.encoder}, {sizes}, {args.threads} thread(s), {args.device}\n")
     print("| way | wall s | CPU s | times less | peak GiB | GFLOP | of matmul rate | max difference |")
     print("|---|---|---|---|---|---|---|---|")
     for result in results:

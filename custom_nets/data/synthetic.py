@@ -36,7 +36,7 @@ class RandContrastFromLabelsd(RandomizableTransform, MapTransform):
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, 1.0)
         self.texture_std = texture_std
-        self.partial_volume = tuple(partial_volume)
+        self.partial_volume = (partial_volume[0], partial_volume[1])
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)

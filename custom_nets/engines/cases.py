@@ -40,7 +40,7 @@ class CaseEvaluator(SupervisedEvaluator):
         self.cases: Dataset = self.data_loader.dataset  # type: ignore[union-attr,assignment]
         self.started = 0.0
 
-    def run(self, global_epoch: int = 1) -> None:
+    def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]  # as MONAI's Evaluator has it
         """Run all cases.
 
         Raises:

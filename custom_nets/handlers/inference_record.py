@@ -77,7 +77,7 @@ class InferenceRecord:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        for item, result in zip(engine.state.batch, engine.state.output, strict=True):
+        for item, result in zip(engine.state.batch, engine.state.output, strict=True):  # type: ignore[call-overload]
             self.write(engine, str(item["case"]), result["image"], result["pred"])
 
     def write(self, engine: Any, case: str, image: Any, output: Any) -> None:

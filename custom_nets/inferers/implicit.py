@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +59,8 @@ def resolve_grid(
     given = [name for name, value in (("spacing", spacing), ("scale", scale), ("like", like)) if value is not None]
     if len(given) != 1:
         raise ValueError(
-            f"give exactly one of spacing (mm), scale and like (a reference image), got {' and '.join(given) or 'none'}."
+            "give exactly one of spacing (mm), scale and like (a reference image), "
+            f"got {' and '.join(given) or 'none'}."
         )
     if spacing is not None:
         return source.with_spacing(spacing)
@@ -148,7 +149,7 @@ class ImplicitVolumeInferer(Inferer):
 
     # ---- MONAI's interface ----
 
-    def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Sample every channel (time point) of every item on the output grid.
 
         Args:
@@ -184,7 +185,7 @@ class ImplicitVolumeInferer(Inferer):
     # ---- one volume ----
 
     @torch.no_grad()
-    def sample(self, network: torch.nn.Module, volume: torch.Tensor, source: Grid, target: Grid) -> torch.Tensor:
+    def sample(self, network: Any, volume: torch.Tensor, source: Grid, target: Grid) -> torch.Tensor:
         """One volume [X, Y, Z] on ``source`` -> float32 [X', Y', Z'] on ``target``, on the CPU.
 
         Raises:
@@ -212,7 +213,8 @@ class ImplicitVolumeInferer(Inferer):
         max_scale = getattr(network, "max_scale", None)
         if max_scale is not None and (scale > max_scale * 1.001).any():
             warnings.warn(
-                f"scale {scale.round(2).tolist()} is beyond the {max_scale:g} of the training: expect smooth, not sharper.",
+                f"scale {scale.round(2).tolist()} is beyond the {max_scale:g} of the training: "
+                "expect smooth, not sharper.",
                 stacklevel=2,
             )
 
@@ -226,10 +228,14 @@ class ImplicitVolumeInferer(Inferer):
 
 
 class _Run:
-    """One volume, axes already in the network's order, on its way through the network."""
+    """One volume, axes already in the network's order, on its way through the network.
+
+    What it needs of a network stands in :class:`custom_nets.networks.ArSSR`: ``encoder``, ``encoder_input``,
+    ``decoder``, ``position_code``, ``scale_code``, ``sampling_padding`` and ``adds_interpolation``.
+    """
 
     def __init__(
-        self, options: ImplicitVolumeInferer, network: torch.nn.Module, image: torch.Tensor, scale: torch.Tensor
+        self, options: ImplicitVolumeInferer, network: Any, image: torch.Tensor, scale: torch.Tensor
     ) -> None:
         self.options = options
         self.network = network
@@ -263,8 +269,8 @@ class _Run:
         need = f"{(fixed / _GIB):.1f} GiB for the volumes alone ({out_voxels:,} output voxels)"
         if left <= 0:
             raise ValueError(
-                f"memory budget of {options.memory_gb:g} GiB is too small: {need}. Ask for a coarser spacing, a smaller "
-                "field of view, or give a larger --memory_gb."
+                f"memory budget of {options.memory_gb:g} GiB is too small: {need}. Ask for a coarser spacing, "
+                "a smaller field of view, or give a larger --memory_gb."
             )
         axis = int(np.argmax(self.n))
         liked = _ACTIVATION_BYTES_CUDA if self.device.type == "cuda" else _ACTIVATION_BYTES
@@ -465,7 +471,7 @@ class PublishedProcedureInferer(Inferer):
         self.scale = float(as_triple(scale, "scale")[0])
 
     @torch.no_grad()
-    def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """[1, 1, D, H, W] in the network's own axes (z, y, x) -> [1, 1, D', H', W']."""
         size = [int(n * self.scale) for n in inputs.shape[2:]]
         axes = [(2 * torch.arange(m, device=inputs.device, dtype=torch.float32) + 1) / m - 1 for m in size]

@@ -17,6 +17,7 @@ A *position* counts LR voxels: 0 is the centre of the first voxel of an axis, -0
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -303,10 +304,10 @@ class ResidualArSSR(nn.Module):
         layers: list[nn.Module] = []
         for a, b in zip(dims[:-1], dims[1:], strict=True):
             layers += [RowLinear(a, b), nn.ReLU(inplace=True)]
-        self.decoder = nn.Sequential(*layers, RowLinear(dims[-1], 1))
-        # start as the interpolation itself
-        nn.init.zeros_(self.decoder[-1].weight)
-        nn.init.zeros_(self.decoder[-1].bias)
+        last = RowLinear(dims[-1], 1)
+        nn.init.zeros_(last.weight)  # start as the interpolation itself
+        nn.init.zeros_(last.bias)
+        self.decoder = nn.Sequential(*layers, last)
 
     @staticmethod
     def axis_order(scale: Sequence[float]) -> tuple[int, int, int]:
@@ -326,7 +327,7 @@ class ResidualArSSR(nn.Module):
     @staticmethod
     def position_code(positions: torch.Tensor, size: int) -> torch.Tensor:
         """Columns that tell the decoder where inside its voxel a point lies: [N] -> [N, 2]."""
-        angle = 2 * torch.pi * positions
+        angle = 2 * math.pi * positions
         return torch.stack([angle.sin(), angle.cos()], -1)
 
     def forward(
@@ -345,10 +346,10 @@ class ResidualArSSR(nn.Module):
         b = image.shape[0]
         if scale is None:
             scale = torch.full((b, 3), 2.0, device=image.device)
+        size = [2 * image.shape[2], 2 * image.shape[3], 2 * image.shape[4]]
+        whole = positions is None
         if positions is None:
-            d, h, w = 2 * image.shape[2], 2 * image.shape[3], 2 * image.shape[4]
-            grid = grid_positions([d, h, w], 0.5, image.device)
-            return self.forward(image, grid.expand(b, -1, 3), scale).reshape(b, 1, d, h, w)
+            positions = grid_positions(size, 0.5, image.device).expand(b, -1, 3)
         features = self.encoder(self.encoder_input(image, scale))
         codes = self.position_code(positions, 0)  # [B, K, 3, 2]
         rows = torch.cat(
@@ -360,10 +361,11 @@ class ResidualArSSR(nn.Module):
             -1,
         )
         base = sample_bspline(bspline_coefficients(image.float()), positions.float())
-        return base[..., None] + self.decoder(rows).float()
+        values = base[..., None] + self.decoder(rows).float()
+        return values.reshape(b, 1, size[0], size[1], size[2]) if whole else values
 
 
-def grid_positions(size: Sequence[int], step: float, device: torch.device | None = None) -> torch.Tensor:
+def grid_positions(size: list[int], step: float, device: torch.device | None = None) -> torch.Tensor:
     """Positions [1, prod(size), 3] in LR voxels of an edge-aligned grid with ``step`` LR voxels between points."""
     axes = [(torch.arange(n, device=device) + 0.5) * step - 0.5 for n in size]
     return torch.stack(torch.meshgrid(axes[0], axes[1], axes[2], indexing="ij"), -1).reshape(1, -1, 3)

@@ -21,7 +21,7 @@ def _rows_fast(x: torch.Tensor) -> bool:
     )
 
 
-def _rows_as_pixels(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+def _rows_as_pixels(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """``F.linear`` as a 1x1 convolution, which PyTorch hands to oneDNN; its float32 matrix product goes to another
     library, which some processors run at less than half of the speed. oneDNN takes a 1x1 convolution on any number of
     threads only from a batch of 16 on, hence the shape."""
@@ -49,5 +49,5 @@ class PointwiseConv3d(nn.Conv3d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.permute(0, 2, 3, 4, 1)
         if _rows_fast(rows):
-            return _rows_as_pixels(rows, self.weight, self.bias).permute(0, 4, 1, 2, 3)  # type: ignore[arg-type]
+            return _rows_as_pixels(rows, self.weight, self.bias).permute(0, 4, 1, 2, 3)
         return F.conv3d(x, self.weight, self.bias)

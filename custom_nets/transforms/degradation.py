@@ -71,9 +71,10 @@ class DegradeVolumed(MapTransform):
 
     def degrade(self, volume: torch.Tensor) -> torch.Tensor:
         """One volume [C, X, Y, Z]; a MetaTensor keeps its meta data and gets the new affine."""
-        fine = Grid.of(volume) if isinstance(volume, MetaTensor) else Grid(tuple(volume.shape[-3:]), np.eye(4))
-        scale = self.scale if self.spacing_mm is None else np.maximum(self.spacing_mm / fine.spacing_mm, 1.0)
-        coarse = fine.rescaled(1.0 / scale)
+        x, y, z = volume.shape[-3:]
+        fine = Grid.of(volume) if isinstance(volume, MetaTensor) else Grid((x, y, z), np.eye(4))
+        scale = self.scale if self.scale is not None else np.maximum(self.spacing_mm / fine.spacing_mm, 1.0)  # type: ignore[operator]
+        coarse = fine.rescaled((1.0 / np.asarray(scale)).tolist())
         plain = convert_to_tensor(volume, dtype=torch.float32, track_meta=False)
         out = degrade(plain, coarse.shape, self.profile, self.thickness)
         if self.noise_std:
@@ -139,8 +140,8 @@ class RandScaledCropd(RandomizableTransform, MapTransform):
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, 1.0)
         self.patch_size = patch_size
-        self.isotropic = tuple(isotropic)
-        self.single = tuple(single)
+        self.isotropic = (isotropic[0], isotropic[1])
+        self.single = (single[0], single[1])
         self.modes = tuple(modes)
         self.support = support
         self.foreground = foreground
@@ -234,8 +235,8 @@ class RandDegradeCropd(RandomizableTransform, MapTransform):
         self.patch_size = patch_size
         self.num_points = num_points
         self.margin = margin
-        self.thickness_gaussian = tuple(thickness_gaussian)
-        self.thickness_box = tuple(thickness_box)
+        self.thickness_gaussian = (thickness_gaussian[0], thickness_gaussian[1])
+        self.thickness_box = (thickness_box[0], thickness_box[1])
         self.box = box
         self.noise_std = noise_std
         self.noise = noise

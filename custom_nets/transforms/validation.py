@@ -75,7 +75,8 @@ class FixedPointsd(MapTransform):
                 "hold out a larger one or change validation_scales."
             )
         start = [(n - m) // 2 for n, m in zip(volume.shape[1:], shape, strict=True)]
-        truth = volume[(slice(None), *(slice(a, a + n) for a, n in zip(start, shape, strict=True)))].contiguous()
+        box = (slice(None), *(slice(a, a + n) for a, n in zip(start, shape, strict=True)))
+        truth = volume[box].contiguous()
         coarse = degrade(truth, coarse_shape, self.profile)
 
         exact = torch.as_tensor([n / m for n, m in zip(shape, coarse_shape, strict=True)])
