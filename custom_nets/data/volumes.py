@@ -78,7 +78,7 @@ def find_cases(
 
 def _existing(path: str | Path) -> Path:
     if not isinstance(path, (str, Path)) or not str(path).strip():
-        raise ValueError(f"a path is needed, got {path!r}.")
+        raise ValueError(f"a path is needed, got {path!r}: --input names an image file, a DICOM series or a folder.")
     found = Path(path).expanduser()
     if not found.exists():
         raise FileNotFoundError(f"{path} does not exist (current folder: {Path.cwd()}).")

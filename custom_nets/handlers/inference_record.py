@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,25 @@ class InferenceRecord:
     def __call__(self, engine: Engine) -> None:
         for item, result in zip(engine.state.batch, engine.state.output, strict=True):  # type: ignore[call-overload]
             self.write(engine, str(item["case"]), result["image"], result["pred"])
+
+    def differences(self, path: Path) -> str:
+        """What the record of an earlier run says that was asked for otherwise; "" when nothing was.
+
+        A record that cannot be read differs in nothing that could be told, so its case is refused, too.
+        """
+        try:
+            earlier = json.loads(path.read_text())
+            then = {**earlier["options"], "weights": earlier["checkpoint"]["sha256"][:8]}
+        except (OSError, ValueError, KeyError, TypeError):
+            return f"a record that cannot be read ({path})"
+        now = json.loads(json.dumps(self.options, default=str))
+        now["weights"] = file_record(self.checkpoint)["sha256"][:8]
+        ignored = {"memory_gb"}  # changes how, not what is computed
+        return ", ".join(
+            f"{name} {then.get(name)} (now {now[name]})"
+            for name in now
+            if name not in ignored and then.get(name) != now[name]
+        )
 
     def write(self, engine: Any, case: str, image: Any, output: Any) -> None:
         """Picture and record of one case: MetaTensors [C, X, Y, Z] in input units."""

@@ -74,7 +74,7 @@ def resolve_grid(
         raise FileNotFoundError(f"the reference image of 'like' does not exist: {like}")
     from custom_nets.transforms import LoadVolumed
 
-    return Grid.of(LoadVolumed("image")({"image": str(like)})["image"])
+    return Grid.of(LoadVolumed("image", check_values=False)({"image": str(like)})["image"])
 
 
 @dataclass

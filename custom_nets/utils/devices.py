@@ -1,0 +1,27 @@
+"""Where to compute."""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["checked_device"]
+
+
+def checked_device(device: str | torch.device) -> torch.device:
+    """The device that a person named, if it is there.
+
+    Args:
+        device: "cpu", "cuda", "cuda:1", "mps", ...
+
+    Raises:
+        ValueError: no device of PyTorch, or none of this machine.
+    """
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device must be 'cpu', 'cuda' or 'cuda:N', got {device!r}.") from None
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device '{device}' is not there: PyTorch sees {torch.cuda.device_count()} CUDA devices. Use --device cpu."
+        )
+    return found
