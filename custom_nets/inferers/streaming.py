@@ -66,11 +66,21 @@ class PlaneStreamer:
         ok = (
             node.op in ("placeholder", "output")
             or (node.op == "call_module" and (conv_ok or isinstance(module, _POINTWISE)))
-            or (node.op == "call_function" and node.target in _POINTWISE_FUNCTIONS + _JOINS)
+            or (node.op == "call_function" and node.target in _POINTWISE_FUNCTIONS)
+            or (node.op == "call_function" and node.target in _JOINS and self._joins_channels(node))
         )
         if not ok:
             raise ValueError(f"cannot stream '{node.name}' ({module or node.target}): only 3D convolutions of size 1 "
                              "or 3, pointwise functions, sums and concatenations are local to a few planes.")
+
+    @staticmethod
+    def _joins_channels(node: torch.fx.Node) -> bool:
+        """A plain sum of two tensors, or a concatenation of tensors along the channels."""
+        if node.target is not torch.cat:
+            return not node.kwargs and all(isinstance(part, torch.fx.Node) for part in node.args)
+        dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+        parts = node.args[0] if node.args else None
+        return dim in (1, -4) and isinstance(parts, list | tuple) and all(isinstance(p, torch.fx.Node) for p in parts)
 
     def planes(self, x: torch.Tensor | None) -> int:
         return 0 if x is None else x.shape[self.dim]
@@ -102,7 +112,7 @@ class PlaneStreamer:
         state[name] = None if last else x.narrow(self.dim, n - keep, keep).clone()
         if n < 3:
             return None
-        return F.conv3d(x, conv.weight, conv.bias, padding=self.padding)
+        return F.conv3d(x, conv.weight, conv.bias, padding=self.padding, groups=conv.groups)
 
     def _join(
         self, parts: list[torch.Tensor | None], state: dict[str, Any], name: str
@@ -112,7 +122,7 @@ class PlaneStreamer:
         joined = [self._cat([w, p]) for w, p in zip(waiting, parts, strict=True)]
         ready = min(self.planes(p) for p in joined)
         state[name] = [
-            p.narrow(self.dim, ready, self.planes(p) - ready).clone() if p is not None and self.planes(p) > ready else None
+            None if p is None or self.planes(p) == ready else p.narrow(self.dim, ready, self.planes(p) - ready).clone()
             for p in joined
         ]
         return [p.narrow(self.dim, 0, ready) for p in joined] if ready else None  # type: ignore[union-attr]
@@ -130,7 +140,8 @@ class PlaneStreamer:
                 conv = self.modules[str(node.target)]
                 values[node] = self._conv(conv, values[node.args[0]], state, node.name, last)  # type: ignore[index,arg-type]
             elif node.op == "call_module" or node.target in _POINTWISE_FUNCTIONS:
-                function = self.modules[str(node.target)] if node.op == "call_module" else partial(node.target, **node.kwargs)  # type: ignore[arg-type]
+                module = self.modules.get(str(node.target))
+                function = module or partial(node.target, **node.kwargs)  # type: ignore[arg-type]
                 value = values[node.args[0]]  # type: ignore[index]
                 values[node] = None if value is None else function(value)
             else:
