@@ -88,6 +88,15 @@ class _Plan:
     halo: int
 
 
+@dataclass
+class _Line:
+    """The output positions along one axis: features to blend, what the decoder is told, what the spline adds."""
+
+    taps: tuple[torch.Tensor, ...]
+    code: torch.Tensor
+    spline: torch.Tensor | None
+
+
 class ImplicitVolumeInferer(Inferer):
     """Encode a volume once and decode it on any grid.
 
@@ -355,73 +364,87 @@ class _Run:
         size = [len(p) for p in positions]
         plan = self.plan(math.prod(size))
         out = torch.full(size, self.background)
-        # axes in the order of interpolation: walk axis first, innermost last
-        a, b, c = plan.axis, *[axis for axis in range(3) if axis != plan.axis]
-        ordered_out = out.permute(a, b, c)
-        inside = [(p >= -0.5 - 1e-6) & (p <= self.n[axis] - 0.5 + 1e-6) for axis, p in enumerate(positions)]
-        codes = [self.network.position_code(p, self.n[axis]).float().to(self.device) for axis, p in enumerate(positions)]
-        width = [code.shape[1] for code in codes]
-        spline = None
-        if self.coefficients is not None:
-            spline = [
-                bspline_matrix(self.n[axis], p, prefilter=False).float().to(self.device)
-                for axis, p in enumerate(positions)
-            ]
+        # interpolation goes axis by axis: that of the walk first, then the two in the plane
+        order = (plan.axis, *(axis for axis in range(3) if axis != plan.axis))
+        codes = [self.network.position_code(p, n).float().to(self.device) for p, n in zip(positions, self.n, strict=True)]
+        inside = [(p >= -0.5 - 1e-6) & (p <= n - 0.5 + 1e-6) for p, n in zip(positions, self.n, strict=True)]
         with self._bar(math.prod(size)) as bar:
             for first, end, piece in self.features(plan):
-                own = [
-                    (self._owned(plan, first, end, axis, p) & inside[axis]).nonzero()[:, 0]
-                    for axis, p in enumerate(positions)
-                ]
-                if min(len(o) for o in own) == 0:
-                    continue
-                taps = []
+                # positions run one way along an axis, so those that this piece answers for lie together
+                own = []
                 for axis, p in enumerate(positions):
-                    i0, i1, w0, w1 = (t.to(self.device) for t in linear_taps(self.n[axis], p[own[axis]], self.padding))
-                    low, high = first[axis], end[axis] - 1
-                    taps.append(((i0 - low).clamp(0, high - low), (i1 - low).clamp(0, high - low), w0.float(), w1.float()))
-                table = piece[0].permute(1 + a, 1 + b, 1 + c, 0).float()  # [a, b, c, F]
+                    index = (self._owned(plan, first, end, axis, p) & inside[axis]).nonzero()[:, 0]
+                    own.append(slice(int(index[0]), int(index[-1]) + 1) if len(index) else slice(0, 0))
+                if any(o.start == o.stop for o in own):
+                    continue
+                ordered_out = out.permute(order)
+                lines = [
+                    _Line(
+                        self._taps(axis, positions[axis][own[axis]], first, end),
+                        codes[axis][own[axis]],
+                        self._spline(axis, positions[axis][own[axis]]),
+                    )
+                    for axis in order
+                ]
+                table = piece[0].permute(*(1 + axis for axis in order), 0).float()
                 if table.stride(-1) != 1:
                     table = table.contiguous()
-                base = None
-                if spline is not None:
-                    base = torch.einsum("bj,ajk->abk", spline[b][own[b].to(self.device)],
-                                        torch.einsum("ai,ijk->ajk", spline[a][own[a].to(self.device)],
-                                                     self.coefficients[0, 0].permute(a, b, c)))  # type: ignore[index]
-                    spline_c = spline[c][own[c].to(self.device)].T.contiguous()
-                f = table.shape[-1]
-                columns = f + sum(width) + len(self.scale_code)
-                code_at = [f + sum(width[:axis]) for axis in range(3)]
-                nb, nc = len(own[b]), len(own[c])
-                step = max(1, self.rows // nc)
-                # a whole number of 64 rows, which RowLinear's fast way needs; the rows too many are thrown away
-                padded = torch.zeros(-(-step * nc // 64) * 64, columns, device=self.device)
-                buffer = padded[: step * nc].view(step, nc, columns)
-                buffer[..., columns - len(self.scale_code) :] = self.scale_code
-                buffer[..., code_at[c] : code_at[c] + width[c]] = codes[c][own[c].to(self.device)]
-                result = torch.empty(nb, nc, device=self.device)
-                # positions run one way along an axis, so those that are owned lie together
-                own_b, own_c = (slice(int(own[axis][0]), int(own[axis][-1]) + 1) for axis in (b, c))
-                i0, i1, w0, w1 = taps[a]
-                j0, j1, v0, v1 = (t if t.dtype == torch.long else t[:, None, None] for t in taps[b])
-                k0, k1, u0, u1 = (t if t.dtype == torch.long else t[:, None] for t in taps[c])
-                for i in range(len(own[a])):
-                    plane = table[i0[i]] * w0[i] + table[i1[i]] * w1[i]  # [b, c, F]
-                    buffer[..., code_at[a] : code_at[a] + width[a]] = codes[a][own[a][i]]
-                    for j in range(0, nb, step):
-                        m = min(step, nb - j)
-                        lines = plane[j0[j : j + m]] * v0[j : j + m] + plane[j1[j : j + m]] * v1[j : j + m]
-                        rows = buffer[:m]
-                        torch.mul(lines[:, k0], u0, out=rows[..., :f])
-                        rows[..., :f].addcmul_(lines[:, k1], u1)
-                        rows[..., code_at[b] : code_at[b] + width[b]] = codes[b][own[b][j : j + m].to(self.device)][:, None]
-                        value = self.decode(padded[: -(-m * nc // 64) * 64])[: m * nc].view(m, nc)
-                        if base is not None:
-                            value = value + base[i, j : j + m] @ spline_c
-                        result[j : j + m] = value
-                    ordered_out[int(own[a][i]), own_b, own_c] = result.cpu()
-                    bar.update(result.numel())
+                for number, plane in enumerate(self._planes(table, lines, order)):
+                    ordered_out[own[order[0]].start + number, own[order[1]], own[order[2]]] = plane.cpu()
+                    bar.update(plane.numel())
         return out
+
+    def _taps(self, axis: int, positions: torch.Tensor, first: list[int], end: list[int]) -> tuple[torch.Tensor, ...]:
+        """Linear interpolation along one axis of a piece: local indices (i0, i1) and float32 weights (w0, w1)."""
+        i0, i1, w0, w1 = linear_taps(self.n[axis], positions, self.padding)
+        i0, i1 = ((i - first[axis]).clamp(0, end[axis] - 1 - first[axis]) for i in (i0, i1))
+        return tuple(t.to(self.device) for t in (i0, i1, w0.float(), w1.float()))
+
+    def _spline(self, axis: int, positions: torch.Tensor) -> torch.Tensor | None:
+        """Matrix [N, n] from spline coefficients to positions of one axis."""
+        if self.coefficients is None:
+            return None
+        return bspline_matrix(self.n[axis], positions, prefilter=False).float().to(self.device)
+
+    def _planes(self, table: torch.Tensor, lines: list[_Line], order: tuple[int, ...]) -> Iterator[torch.Tensor]:
+        """Intensities of a piece, plane after plane: features [n0, n1, n2, F] and a line for each of the three axes
+        (in this ``order``) -> [N1, N2], N0 times."""
+        walk, b, c = lines
+        channels = table.shape[-1]
+        widths = [lines[order.index(axis)].code.shape[1] for axis in range(3)]
+        columns = channels + sum(widths) + len(self.scale_code)
+        code_of = [  # the columns of an axis' code: in the network's order of axes
+            slice(channels + sum(widths[:axis]), channels + sum(widths[: axis + 1])) for axis in order
+        ]
+        n1, n2 = len(b.code), len(c.code)
+        step = max(1, self.rows // n2)
+        # a whole number of 64 rows, which RowLinear's fast way needs; the rows too many are thrown away
+        padded = torch.zeros(-(-step * n2 // 64) * 64, columns, device=self.device)
+        buffer = padded[: step * n2].view(step, n2, columns)
+        buffer[..., columns - len(self.scale_code) :] = self.scale_code
+        buffer[..., code_of[2]] = c.code
+        if self.coefficients is not None:
+            base = torch.einsum("ai,ijk->ajk", walk.spline, self.coefficients[0, 0].permute(order))
+            base = torch.einsum("bj,ajk->abk", b.spline, base)
+        i0, i1, w0, w1 = walk.taps
+        j0, j1, v0, v1 = b.taps
+        k0, k1, u0, u1 = c.taps
+        v0, v1, u0, u1 = v0[:, None, None], v1[:, None, None], u0[:, None], u1[:, None]
+        for i in range(len(walk.code)):
+            plane = table[i0[i]] * w0[i] + table[i1[i]] * w1[i]
+            buffer[..., code_of[0]] = walk.code[i]
+            values = torch.empty(n1, n2, device=self.device)
+            for low in range(0, n1, step):
+                part = slice(low, min(low + step, n1))
+                m = part.stop - low
+                rows = plane[j0[part]] * v0[part] + plane[j1[part]] * v1[part]
+                torch.mul(rows[:, k0], u0, out=buffer[:m, :, :channels])
+                buffer[:m, :, :channels].addcmul_(rows[:, k1], u1)
+                buffer[:m, :, code_of[1]] = b.code[part, None]
+                values[part] = self.decode(padded[: -(-m * n2 // 64) * 64])[: m * n2].view(m, n2)
+                if self.coefficients is not None:
+                    values[part] += base[i, part] @ c.spline.T  # type: ignore[union-attr]
+            yield values
 
     def points(self, matrix: np.ndarray, shape: tuple[int, int, int], order: Sequence[int]) -> torch.Tensor:
         """Decode any affine grid: ``matrix`` maps its index to the input's (x, y, z) index -> [shape]."""
