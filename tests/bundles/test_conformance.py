@@ -1,0 +1,191 @@
+"""What the model zoo's own CI asks of a bundle, offline, for every folder in ``bundles/``."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow, ckpt_export, verify_metadata, verify_net_in_out
+from scipy import ndimage
+
+from custom_nets.checkpoints import load_network, read_checkpoint
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SCHEMA = REPOSITORY / "tests" / "data_schema" / "bundle_metadata.schema.json"
+BUNDLES = sorted(path.parents[1] for path in REPOSITORY.glob("bundles/*/configs/metadata.json"))
+REQUIRED = (
+    "LICENSE",
+    "configs/metadata.json",
+    "configs/inference.json",
+    "configs/train.json",
+    "configs/evaluate.json",
+    "configs/multi_gpu_train.json",
+    "configs/logging.conf",
+    "docs/README.md",
+    "docs/data_license.txt",
+    "models/model.pt",
+)
+# per bundle: which config is which kind of workflow, and what it needs to be initialized on the volumes in DATA
+WORKFLOWS: dict[str, dict[str, tuple[list[str], str, dict[str, Any]]]] = {
+    "arssr": {
+        "train": (["train.json"], "train", {"dataset_dir": "DATA", "validation_crop_size": 32}),
+        "evaluate": (["evaluate.json"], "inference", {"dataset_dir": "DATA"}),
+        "inference": (["inference.json"], "inference", {"input": "DATA", "scale": 2}),
+    },
+}
+NO_TORCHSCRIPT: dict[str, str] = {}  # bundle -> why it cannot be exported; the zoo has such a list, too
+SHAPES = ((1, 1, 8, 9, 10), (1, 1, 12, 7, 5))
+
+pytestmark = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A folder with two volumes of smooth noise."""
+    folder = tmp_path_factory.mktemp("data")
+    for seed in range(2):
+        values = ndimage.gaussian_filter(np.random.default_rng(seed).random((40, 40, 40)), 2).astype(np.float32)
+        nib.save(nib.Nifti1Image(values, np.eye(4)), folder / f"sub-{seed}.nii.gz")
+    return folder
+
+
+def config(bundle: Path, name: str) -> str:
+    return str(bundle / "configs" / name)
+
+
+@pytest.fixture
+def weights(bundle: Path) -> str:
+    """The shipped weights."""
+    path = bundle / "models" / "model.pt"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    return str(path)
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_required_file_exists(bundle, name):
+    path = bundle / name
+    assert path.is_file() or (name.startswith("models/") and (bundle / "large_files.yml").is_file())
+
+
+def test_version_is_in_the_changelog(bundle):
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    assert metadata["version"] in metadata["changelog"]
+
+
+def test_metadata_follows_the_schema(bundle, tmp_path):
+    pytest.importorskip("jsonschema")
+    schema = tmp_path / "schema.json"
+    shutil.copy(SCHEMA, schema)  # a file that is there is not downloaded
+    verify_metadata(meta_file=config(bundle, "metadata.json"), filepath=schema)
+
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    for key in ("version", "changelog", "network_data_format", "required_packages_version"):
+        broken = tmp_path / "metadata.json"
+        broken.write_text(json.dumps({k: v for k, v in metadata.items() if k != key}))
+        with pytest.raises(ValueError, match=key):
+            verify_metadata(meta_file=str(broken), filepath=schema)
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate", "inference"])
+def test_properties_are_all_there(bundle, kind, data, weights, tmp_path):
+    assert bundle.name in WORKFLOWS, "say in WORKFLOWS how the configs of this bundle are initialized"
+    files, workflow_type, overrides = WORKFLOWS[bundle.name][kind]
+    overrides = {key: str(data) if value == "DATA" else value for key, value in overrides.items()}
+    workflow = ConfigWorkflow(
+        config_file=[config(bundle, name) for name in files],
+        meta_file=config(bundle, "metadata.json"),
+        workflow_type=workflow_type,
+        bundle_root=str(bundle),
+        output_dir=str(tmp_path),
+        device="cpu",
+        **overrides,
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+@pytest.mark.parametrize("any_size", [1, 9])
+def test_network_takes_and_gives_what_the_metadata_say(bundle, any_size, weights):
+    verify_net_in_out(
+        net_id="network_def",
+        meta_file=config(bundle, "metadata.json"),
+        config_file=config(bundle, "inference.json"),
+        device="cpu",
+        any=any_size,
+        bundle_root=str(bundle),
+    )
+
+
+def test_torchscript_gives_the_same(bundle, weights, tmp_path):
+    if bundle.name in NO_TORCHSCRIPT:
+        pytest.skip(NO_TORCHSCRIPT[bundle.name])
+    exported = tmp_path / "model.ts"
+    ckpt_export(
+        net_id="network_def",
+        filepath=str(exported),
+        ckpt_file=weights,
+        meta_file=config(bundle, "metadata.json"),
+        config_file=config(bundle, "inference.json"),
+        key_in_ckpt="model",
+        bundle_root=str(bundle),
+    )
+    files = {"metadata.json": "", "inference.json": ""}
+    script = torch.jit.load(str(exported), _extra_files=files)
+    assert all(json.loads(content) for content in files.values())
+    network = load_network(weights)
+    with torch.no_grad():
+        for shape in SHAPES:
+            image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+            torch.testing.assert_close(script(image), network(image), rtol=0, atol=1e-4)
+
+
+def test_weights_are_plain_and_alone(bundle, weights):
+    content = read_checkpoint(weights)  # weights_only=True
+    assert all(isinstance(value, torch.Tensor) for value in content["model"].values())
+    # MONAI Label serves the shortest file name among models/*.pt
+    assert [path.name for path in (bundle / "models").glob("*.pt")] == ["model.pt"]
+
+
+def test_no_large_files(bundle):
+    skipped = {"eval", "data"}  # what runs leave behind
+    files = [p for p in bundle.rglob("*") if p.is_file() and p.relative_to(bundle).parts[0] not in skipped]
+    assert {str(p): p.stat().st_size for p in files if p.stat().st_size > 25 * 2**20} == {}
+
+
+def test_no_paths_of_a_machine(bundle):
+    personal = re.compile(r"(?<![\w.])/(home|root|work|Users|mnt|media|opt|tmp|workspace|scratch)/|[A-Z]:\\\\")
+    for path in [*(bundle / "configs").iterdir(), *(bundle / "docs").glob("*.*")]:
+        if path.suffix in (".json", ".conf", ".txt", ".md"):
+            assert not personal.search(path.read_text()), path
+
+
+def test_configs_are_json_with_inline_handlers(bundle):
+    """MONAI's property check stops at a handler that is only a reference."""
+    assert not [path.name for path in (bundle / "configs").glob("*.y*ml")]
+    for path in (bundle / "configs").glob("*.json"):
+        content = json.loads(path.read_text())
+        assert isinstance(content, dict) and content
+        handlers = [content.get("handlers", [])]
+        for section in ("train", "validate"):
+            handlers += [content.get(section, {}).get("handlers", []), content.get(f"{section}#handlers", [])]
+        assert all(isinstance(entry, dict) for found in handlers for entry in found), path
+
+
+def test_logging_config_is_inert(bundle):
+    """MONAI refuses others since 1.6: classes of ``logging`` alone, arguments without expressions."""
+    import configparser
+
+    parser = configparser.RawConfigParser()
+    parser.read(bundle / "configs" / "logging.conf")
+    for section in parser.sections():
+        if section.startswith("handler_"):
+            assert re.fullmatch(r"(handlers\.)?\w+", parser[section]["class"])
+            assert re.fullmatch(r"\(sys\.(stdout|stderr),?\)|\(\)", parser[section].get("args", "()"))
