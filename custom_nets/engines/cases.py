@@ -46,6 +46,8 @@ class CaseEvaluator(SupervisedEvaluator):
         self.records = [h for h in kwargs.get("val_handlers") or () if hasattr(h, "differences")]
         # one engine run per case: its start, end and errors are told here, in fewer words
         self.logger.setLevel(logging.CRITICAL)
+        # Ignite's way to go on after an interrupt would skip the run after a failed one
+        self.interrupt_resume_enabled = False
 
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]  # as MONAI's Evaluator has it
         """Run all cases.
@@ -69,6 +71,7 @@ class CaseEvaluator(SupervisedEvaluator):
                 say(item["image"])
                 self.data_loader = DataLoader(Dataset([item], self.cases.transform), batch_size=1, num_workers=0)
                 self.state.dataloader = self.data_loader
+                self.state.epoch_length = 1  # the engine was made for the whole folder
                 self.started = time.perf_counter()
                 super().run(global_epoch)
                 say(f"{target} ({time.perf_counter() - self.started:.1f} s)")

@@ -1,0 +1,432 @@
+"""The arssr bundle as a person runs it: a scan in, a volume on the wanted grid out, or one clear message."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+
+from custom_nets.checkpoints import save_checkpoint
+from custom_nets.networks import ResidualArSSR
+from custom_nets.utils import root_cause
+from tests.conftest import blobs, random_affine, world_points
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BUNDLE = REPOSITORY / "bundles" / "arssr"
+CONFIG = str(BUNDLE / "configs" / "inference.json")
+ARCH = {"feature_dim": 8, "num_features": 8, "growth": 8, "num_blocks": 1, "decoder_width": 16}
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory) -> Path:
+    """A tiny network that still is the interpolation that it starts from: its output is known."""
+    path = tmp_path_factory.mktemp("weights") / "untrained.pt"
+    save_checkpoint(path, ResidualArSSR(**ARCH), {"name": "ResidualArSSR", **ARCH})
+    return path
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """A tiny network that adds something of its own."""
+    torch.manual_seed(0)
+    network = ResidualArSSR(**ARCH)
+    torch.nn.init.normal_(network.decoder[-1].weight, std=0.02)
+    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
+    save_checkpoint(path, network, {"name": "ResidualArSSR", **ARCH})
+    return path
+
+
+@pytest.fixture
+def scan(save_nifti) -> Path:
+    """A thick-slice scan, 1 x 1 x 4 mm, scanner values of 0 to about 1100."""
+    affine = np.diag([1.0, 1.0, 4.0, 1.0])
+    affine[:3, 3] = (-10, -11, -14)
+    return save_nifti(blobs(world_points((20, 22, 8), affine)).astype(np.int16), affine)
+
+
+def infer(input: Path | list, output_dir: Path, **options: Any) -> Path:
+    """One run of the bundle in this process; the folder with what it wrote."""
+    options = {"device": "cpu", "progress": False, "preview": False, **options}
+    workflow = ConfigWorkflow(
+        config_file=CONFIG,
+        meta_file=str(BUNDLE / "configs" / "metadata.json"),
+        workflow_type="inference",
+        input=str(input) if isinstance(input, Path) else input,
+        output_dir=str(output_dir),
+        **{key: str(value) if isinstance(value, Path) else value for key, value in options.items()},
+    )
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+    return output_dir
+
+
+def message_of(input: Any, output_dir: Path, **options: Any) -> str:
+    """What a run that must fail says."""
+    with pytest.raises((SystemExit, Exception)) as caught:
+        infer(input, output_dir, **options)
+    return str(root_cause(caught.value))
+
+
+def volumes(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*.nii*")) if folder.is_dir() else []
+
+
+def command(*arguments: Any, config: str = CONFIG, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess:
+    """``python -m monai.bundle run``, with what a newcomer's shell has: no variables of ours."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment["OMP_NUM_THREADS"] = "1"
+    line = [sys.executable, "-m", "monai.bundle", "run", "--config_file", config, *map(str, arguments)]
+    return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def outer_corner(affine: np.ndarray) -> np.ndarray:
+    """The corner of the field of view that belongs to the first voxel, mm."""
+    return affine[:3, :3] @ [-0.5, -0.5, -0.5] + affine[:3, 3]
+
+
+# ---- as a command ----
+
+
+@pytest.mark.parametrize(
+    "place, option, shape, spacing",
+    [
+        ("repository", ("--spacing", "[1,1,1]"), (20, 22, 32), (1, 1, 1)),
+        ("bundle", ("--scale", "2.5"), (50, 55, 20), (0.4, 0.4, 1.6)),
+        ("elsewhere", ("--scale", "[1,1,4]"), (20, 22, 32), (1, 1, 1)),
+    ],
+)
+def test_shipped_weights_run_from_anywhere(place, option, shape, spacing, scan, tmp_path):
+    if not (BUNDLE / "models" / "model.pt").is_file():
+        pytest.skip("no weights in models/")
+    cwd = {"repository": REPOSITORY, "bundle": BUNDLE, "elsewhere": tmp_path}[place]
+    config = CONFIG if place == "elsewhere" else os.path.relpath(CONFIG, cwd)
+    out = tmp_path / "new" / "out"
+    done = command("--input", scan, "--output_dir", out, *option, config=config, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    assert str(out / "scan_arssr.nii.gz") in done.stdout
+    assert sorted(p.name for p in out.iterdir()) == ["scan_arssr.json", "scan_arssr.nii.gz", "scan_arssr.png"]
+    result = nib.load(out / "scan_arssr.nii.gz")
+    assert result.shape == shape
+    np.testing.assert_allclose(result.header.get_zooms(), spacing, rtol=1e-6)
+    np.testing.assert_allclose(outer_corner(result.affine), outer_corner(nib.load(scan).affine), atol=1e-4)
+    # progress, and nothing that only its makers understand
+    assert "sampling" in done.stderr and "100%" in done.stderr
+    for noise in ("Engine run", "Traceback", "invalid value", "Epoch[1]"):
+        assert noise not in done.stdout + done.stderr
+
+
+def test_one_bad_file_does_not_stop_a_folder(scan, weights, tmp_path):
+    folder = scan.parent / "folder"
+    folder.mkdir()
+    (folder / "a.nii.gz").write_bytes(scan.read_bytes())
+    (folder / "b.nii.gz").write_text("this is no image")
+    (folder / "c.nii.gz").write_bytes(scan.read_bytes())
+    out = tmp_path / "out"
+    options = ("--input", folder, "--output_dir", out, "--scale", 2, "--checkpoint", weights, "--preview", "False")
+    done = command(*options)
+    assert done.returncode == 1
+    assert volumes(out) == ["a_arssr.nii.gz", "c_arssr.nii.gz"]
+    assert done.stderr.count("100%") == 2, "each scan is sampled once"
+    assert "error: 1 of 3 cases failed:" in done.stderr
+    assert f"b: {folder / 'b.nii.gz'} cannot be read as an image volume" in done.stderr
+    for noise in ("Traceback", "terminating due to exception"):
+        assert noise not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("--scal", 2), "error: 'scal' is not an id of this config; did you mean 'scale'?"),
+        (("--scale", 2, "--checkpoint", "none.pt"), "error: no checkpoint at none.pt."),
+    ],
+)
+def test_a_mistake_is_one_line(options, message, scan, tmp_path):
+    done = command("--input", scan, "--output_dir", tmp_path / "out", *options)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == message
+    assert "Traceback" not in done.stdout + done.stderr
+    assert volumes(tmp_path / "out") == []
+
+
+# ---- geometry ----
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_scale_keeps_the_place_in_the_world(seed, save_nifti, untrained, tmp_path):
+    """Oblique, flipped, permuted affines, odd sizes, another scale on each axis."""
+    rng = np.random.default_rng(seed)
+    affine = random_affine(rng, spacing=(1.1, 1.3, 1.7))
+    shape = (17, 15, 13)
+    affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)  # around the origin, where the field is
+    scan = save_nifti(blobs(world_points(shape, affine)).astype(np.float32), affine)
+    scale = rng.uniform(1, 3, 3).round(2)
+    result = nib.load(infer(scan, tmp_path / "out", scale=scale.tolist(), checkpoint=untrained) / "scan_arssr.nii.gz")
+
+    size = np.round(np.array(shape) * scale).astype(int)
+    assert result.shape == tuple(size)
+    # the same box: column k is shorter by n / N, and the outer corner stays
+    np.testing.assert_allclose(result.affine[:3, :3], affine[:3, :3] * (shape / size), atol=1e-6)
+    np.testing.assert_allclose(outer_corner(result.affine), outer_corner(affine), atol=1e-4)
+    for form, code in (result.get_qform(coded=True), result.get_sform(coded=True)):
+        assert code > 0
+        np.testing.assert_allclose(form, result.affine, atol=1e-3)
+    # and the values lie where the header says: the field at the voxels' own places, edges aside
+    truth = blobs(world_points(result.shape, result.affine))
+    inner = tuple(slice(int(2 * s) + 1, -int(2 * s) - 1) for s in scale)
+    assert np.abs(result.get_fdata() - truth)[inner].max() < 0.01 * np.ptp(truth)
+
+
+def test_spacing_is_exact(scan, untrained, tmp_path):
+    result = nib.load(infer(scan, tmp_path, spacing=[0.9, 1, 1.5], checkpoint=untrained) / "scan_arssr.nii.gz")
+    np.testing.assert_allclose(result.header.get_zooms(), (0.9, 1, 1.5), rtol=1e-6)
+    assert result.shape == (22, 22, 21)  # 20 / 0.9 = 22.2, 32 / 1.5 = 21.3
+    np.testing.assert_allclose(outer_corner(result.affine), outer_corner(nib.load(scan).affine), atol=1e-4)
+
+
+def test_like_an_oblique_image(scan, save_nifti, untrained, tmp_path):
+    affine = random_affine(np.random.default_rng(5), spacing=(1.2, 0.9, 1.4))
+    affine[:3, 3] = -affine[:3, :3] @ [6, 7, 5]
+    reference = save_nifti(np.zeros((13, 15, 11), np.uint8), affine, name="reference.nii.gz")  # only its grid counts
+    result = nib.load(infer(scan, tmp_path / "out", like=reference, checkpoint=untrained) / "scan_arssr.nii.gz")
+    assert result.shape == (13, 15, 11)
+    np.testing.assert_allclose(result.affine, affine, atol=1e-5)
+    places = world_points(result.shape, affine)
+    position = (places - [-10, -11, -14]) / [1, 1, 4]
+    inside = ((position > 1) & (position < np.array([20, 22, 8]) - 2)).all(-1)
+    assert inside.sum() > 500
+    truth = blobs(places)
+    assert np.abs(result.get_fdata() - truth)[inside].max() < 0.02 * np.ptp(truth)
+
+
+def test_dicom_series(write_dicom_series, untrained, tmp_path):
+    affine = random_affine(np.random.default_rng(2), spacing=(1.0, 1.0, 3.0))
+    affine[:3, 3] = -affine[:3, :3] @ [8, 9, 4]
+    values = np.round(blobs(world_points((17, 19, 9), affine)))
+    write_dicom_series(tmp_path / "t2_axial", (values / 0.5 - 40).astype(np.int16), affine, slope=0.5, intercept=20)
+    out = infer(tmp_path / "t2_axial", tmp_path / "out", scale=[1, 1, 3], checkpoint=untrained)
+    result = nib.load(out / "t2_axial_arssr.nii.gz")
+    assert result.shape == (17, 19, 27)
+    np.testing.assert_allclose(outer_corner(result.affine), outer_corner(affine), atol=1e-3)
+    truth = blobs(world_points(result.shape, result.affine))
+    assert np.abs(result.get_fdata() - truth)[2:-2, 2:-2, 6:-6].max() < 0.02 * np.ptp(truth)
+    record = json.loads((out / "t2_axial_arssr.json").read_text())
+    assert record["input"]["slice_thickness_mm"] == 3.0
+
+
+def test_each_volume_of_a_series_in_time_is_done_as_if_alone(scan, save_nifti, weights, tmp_path):
+    volume = nib.load(scan).get_fdata()
+    image = nib.Nifti1Image(np.stack([volume, 2 * volume + 5, volume[::-1]], -1), nib.load(scan).affine)
+    image.header["pixdim"][4] = 2.5
+    image.header.set_xyzt_units("mm", "sec")
+    nib.save(image, tmp_path / "bold.nii.gz")
+    save_nifti(volume[::-1], nib.load(scan).affine, name="last.nii.gz")
+    both = [str(tmp_path / "bold.nii.gz"), str(tmp_path / "last.nii.gz")]
+    out = infer(both, tmp_path / "out", scale=[1.5, 1, 2], checkpoint=weights)
+    series, alone = nib.load(out / "bold_arssr.nii.gz"), nib.load(out / "last_arssr.nii.gz")
+    assert series.shape == (*alone.shape, 3)
+    assert series.header["pixdim"][4] == 2.5
+    values = series.get_fdata()
+    np.testing.assert_allclose(values[..., 2], alone.get_fdata(), atol=1e-3)
+    np.testing.assert_allclose(values[..., 1], 2 * values[..., 0] + 5, atol=1e-2)  # in the units of the file
+
+
+def test_intensities_stay_in_the_units_of_the_file(save_nifti, untrained, tmp_path):
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = -14
+    values = 40 * blobs(world_points((15, 15, 15), affine)) - 30000
+    scan = save_nifti(values.astype(np.float32), affine)
+    result = nib.load(infer(scan, tmp_path / "out", scale=2, checkpoint=untrained) / "scan_arssr.nii.gz")
+    assert result.get_data_dtype() == np.float32
+    margin = 0.02 * np.ptp(values)
+    assert values.min() - margin < result.get_fdata().min() < values.min() + margin
+    assert values.max() - margin < result.get_fdata().max() < values.max() + margin
+
+
+# ---- record, preview, resume ----
+
+
+def test_record_and_preview(scan, weights, tmp_path):
+    out = infer(scan, tmp_path / "out", spacing=[1, 1, 1], checkpoint=weights, preview=True)
+    record = json.loads((out / "scan_arssr.json").read_text())
+    assert {"python", "torch", "monai", "numpy", "custom_nets"} <= record["versions"].keys()
+    assert record["device"] == "cpu" and record["threads"] >= 1 and record["seconds"] > 0
+    assert record["options"]["spacing"] == [1, 1, 1] and record["options"]["scale"] is None
+    assert record["input"]["file"] == str(scan) and record["input"]["shape"] == [20, 22, 8]
+    assert record["input"]["spacing_mm"] == [1, 1, 4] and record["output"]["spacing_mm"] == [1, 1, 1]
+    assert record["output"]["shape"] == [20, 22, 32] and record["output"]["file"] == str(out / "scan_arssr.nii.gz")
+    np.testing.assert_allclose(record["output"]["affine"], nib.load(out / "scan_arssr.nii.gz").affine, atol=1e-5)
+    assert len(record["checkpoint"]["sha256"]) == 64
+    assert record["consistency"]["computed"] and 0 <= record["consistency"]["rms"] < 0.1
+    assert "research" in record["note"].lower()
+    picture = (out / "scan_arssr.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) > 5000
+
+
+def test_same_command_same_voxels(scan, weights, tmp_path):
+    first, second = (
+        nib.load(infer(scan, tmp_path / name, scale=[1.7, 1, 3], checkpoint=weights) / "scan_arssr.nii.gz").get_fdata()
+        for name in ("one", "two")
+    )
+    assert np.array_equal(first, second)
+
+
+def test_done_cases_are_skipped(scan, weights, tmp_path, capfd):
+    out = tmp_path / "out"
+    target = infer(scan, out, scale=2, checkpoint=weights) / "scan_arssr.nii.gz"
+    before = target.stat().st_mtime_ns, target.read_bytes()
+    infer(scan, out, scale=2, checkpoint=weights, memory_gb=3)
+    assert "already there" in capfd.readouterr().out
+    assert (target.stat().st_mtime_ns, target.read_bytes()) == before
+
+    infer(scan, out, scale=2, checkpoint=weights, overwrite=True)
+    assert target.stat().st_mtime_ns > before[0]
+
+    # a run that died before its record was written is not done
+    (out / "scan_arssr.json").unlink()
+    infer(scan, out, scale=2, checkpoint=weights)
+    assert (out / "scan_arssr.json").is_file()
+
+
+def test_a_result_of_other_options_or_weights_is_not_taken_for_this_one(scan, weights, untrained, tmp_path):
+    target = infer(scan, tmp_path, scale=2, checkpoint=weights) / "scan_arssr.nii.gz"
+    before = target.read_bytes()
+    message = message_of(scan, tmp_path, scale=3, checkpoint=weights)
+    assert "made with scale 2 (now 3): give --overwrite True" in message
+    assert "made with weights" in message_of(scan, tmp_path, scale=2, checkpoint=untrained)
+    assert target.read_bytes() == before
+
+
+def test_results_in_the_input_folder_are_no_input(scan, weights, tmp_path, capfd):
+    folder = scan.parent
+    infer(folder, folder, scale=2, checkpoint=weights)
+    infer(folder, folder, scale=2, checkpoint=weights)
+    assert "[1/1] scan: already there" in capfd.readouterr().out
+    assert volumes(folder) == ["scan.nii.gz", "scan_arssr.nii.gz"]
+
+
+# ---- mistakes ----
+
+
+def _with(values: dict[tuple, float]):
+    def make(save_nifti) -> Path:
+        array = np.random.default_rng(0).random((12, 12, 6), dtype=np.float32)
+        for index, value in values.items():
+            array[index] = value
+        return save_nifti(array, name="bad.nii.gz")
+
+    return make
+
+
+def _text(save_nifti) -> Path:
+    path = save_nifti(np.zeros((2, 2, 2)), name="bad.nii.gz")
+    path.write_text("this is no image")
+    return path
+
+
+def _flat_voxels(save_nifti) -> Path:
+    image = nib.Nifti1Image(np.random.default_rng(0).random((12, 12, 6)), np.eye(4))
+    image.set_sform(np.diag([1.0, 0.0, 1.0, 1.0]), 1)
+    image.set_qform(None, 0)
+    path = save_nifti(np.zeros((2, 2, 2)), name="bad.nii.gz")
+    nib.save(image, path)
+    return path
+
+
+BAD_SCANS = {
+    "not an image": (_text, "bad.nii.gz cannot be read as an image volume"),
+    "2D": (lambda save: save(np.ones((12, 12)), name="bad.nii.gz"), r"is 2D \(shape \(12, 12\)\)"),
+    "NaN": (_with({(0, 0, 0): np.nan, (1, 1, 1): np.nan}), "has 2 NaN and 0 infinite values among 864"),
+    "infinite": (_with({(0, 0, 0): np.inf}), "has 0 NaN and 1 infinite values among 864"),
+    "constant": (lambda save: save(np.full((12, 12, 6), 7.0), name="bad.nii.gz"), "is constant, every voxel is 7"),
+    "zero spacing": (_flat_voxels, "bad.nii.gz has an affine that is not invertible"),
+    "missing": (lambda save: Path("/nowhere/scan.nii.gz"), "/nowhere/scan.nii.gz does not exist"),
+    "none given": (lambda save: "", "--input names an image file"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_SCANS)
+def test_bad_scan(kind, save_nifti, weights, tmp_path):
+    make, expected = BAD_SCANS[kind]
+    message = message_of(make(save_nifti), tmp_path / "out", scale=2, checkpoint=weights)
+    _expect(expected, message)
+    assert volumes(tmp_path / "out") == []
+
+
+BAD_OPTIONS = {
+    "no target": ({}, "give exactly one of spacing .* got none"),
+    "two targets": ({"scale": 2, "spacing": 1}, "give exactly one of spacing .* got spacing and scale"),
+    "zero spacing": ({"spacing": [0, 1, 1]}, r"spacing must be above zero on every axis, got \[0, 1, 1\]"),
+    "negative spacing": ({"spacing": -1}, "spacing must be above zero on every axis, got -1"),
+    "two spacings": ({"spacing": [1, 1]}, r"spacing must be one number or three \(x, y, z\), got \[1, 1\]"),
+    "four scales": ({"scale": [1, 1, 1, 2]}, "scale must be one number or three"),
+    "no number": ({"scale": "large"}, "scale must be one number or three .* got 'large'"),
+    "like nothing": ({"like": "/nowhere/ref.nii.gz"}, "reference image .* does not exist: /nowhere/ref.nii.gz"),
+    "huge": ({"spacing": 0.02}, r"memory budget of 4 GiB is too small: .* output voxels"),
+    "small budget": ({"spacing": 0.25, "memory_gb": 1.11}, "memory budget of 1.11 GiB is too small"),
+    "no budget": ({"scale": 2, "memory_gb": 0}, "memory_gb must be above zero"),
+    "precision": ({"scale": 2, "precision": "half"}, "precision must be 'float32' or 'bfloat16', got 'half'"),
+    "geometry": ({"scale": 2, "geometry": "corner"}, "geometry must be 'centre' or 'align_corners'"),
+    "intensity": ({"scale": 2, "intensity_mode": "std"}, "mode must be 'percentile' or 'minmax', got 'std'"),
+    "device": ({"scale": 2, "device": "gpu"}, "device must be 'cpu', 'cuda' or 'cuda:N', got 'gpu'"),
+    "GPU that is not there": ({"scale": 2, "device": "cuda:63"}, "device 'cuda:63' is not there"),
+    "mistyped": ({"scale": 2, "memory": 3}, "'memory' is not an id of this config; did you mean 'memory_gb'"),
+    "string boolean": ({"scale": 2, "overwrite": "false"}, "overwrite is the text 'false', which counts as true"),
+    "no checkpoint": ({"scale": 2, "checkpoint": "/nowhere/m.pt"}, "no checkpoint at /nowhere/m.pt"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_OPTIONS)
+def test_bad_option(kind, scan, weights, tmp_path):
+    options, expected = BAD_OPTIONS[kind]
+    message = message_of(scan, tmp_path / "out", **{"checkpoint": weights, **options})
+    _expect(expected, message)
+    assert volumes(tmp_path / "out") == []
+
+
+def test_wrong_checkpoints_name_the_mismatch(scan, weights, tmp_path):
+    state = torch.load(weights, weights_only=True)["model"]
+    arch = {"name": "ResidualArSSR", **ARCH}
+    incomplete = {key: value for key, value in state.items() if key != "encoder.sfe1.bias"}
+    files = {
+        "sizes": (
+            {"model": state, "arch": {**arch, "decoder_width": 32}},
+            r"wrong shapes \(first: decoder.0.bias: \(16,\), expected \(32,\)",
+        ),
+        "missing": ({"model": incomplete, "arch": arch}, r"1 missing keys \(first: encoder.sfe1.bias\)"),
+        "bare": (state, "is not a bundle checkpoint .* python -m custom_nets.checkpoints"),
+        "network": ({"model": state, "arch": {"name": "UNet"}}, "unknown network 'UNet'"),
+    }
+    for name, (content, expected) in files.items():
+        torch.save(content, tmp_path / f"{name}.pt")
+        _expect(expected, message_of(scan, tmp_path / "out", scale=2, checkpoint=tmp_path / f"{name}.pt"))
+    (tmp_path / "text.pt").write_text("no weights")
+    text = message_of(scan, tmp_path / "out", scale=2, checkpoint=tmp_path / "text.pt")
+    _expect("text.pt is not a checkpoint of plain tensors", text)
+    assert volumes(tmp_path / "out") == []
+
+
+def test_unwritable_output(scan, weights):
+    message = message_of(scan, scan / "out", scale=2, checkpoint=weights)  # below a file: no user can write there
+    _expect("output folder .* cannot be written", message)
+
+
+def test_coarser_spacing_is_done_and_said(scan, weights, tmp_path):
+    with pytest.warns(UserWarning, match=r"coarser than the input's \[1.0, 1.0, 4.0\] mm along x, y"):
+        out = infer(scan, tmp_path / "out", spacing=[2, 2, 1], checkpoint=weights)
+    assert nib.load(out / "scan_arssr.nii.gz").shape == (10, 11, 32)
+
+
+def _expect(pattern: str, message: str) -> None:
+    assert re.search(pattern, message), message
+    assert len(message) < 600 and "Traceback" not in message
