@@ -212,9 +212,11 @@ class ImplicitVolumeInferer(Inferer):
                 stacklevel=2,
             )
         matrices: list[torch.Tensor | None] = [None, None, None]
+        outside = {}
         if positions is not None:
             for axis in coarser:
                 wanted = positions[axis]
+                outside[axis] = torch.as_tensor((wanted < -0.5 - 1e-6) | (wanted > source.shape[axis] - 0.5 + 1e-6))
                 step = float(1 / scale[axis])
                 matrices[axis] = slice_profile_matrix(source.shape[axis], wanted, step, "gaussian").float()
                 positions[axis] = np.arange(source.shape[axis], dtype=np.float64)
@@ -231,8 +233,10 @@ class ImplicitVolumeInferer(Inferer):
         run = _Run(self, network, volume.permute(*order), torch.as_tensor(scale[list(order)], dtype=torch.float32))
         if positions is not None:
             out = run.regular([torch.as_tensor(positions[axis]) for axis in order])
-            out = out.permute(*np.argsort(order).tolist()).contiguous()
-            return apply_separable(out, matrices)
+            out = apply_separable(out.permute(*np.argsort(order).tolist()).contiguous(), matrices)
+            for axis, beyond in outside.items():
+                out.movedim(axis, 0)[beyond] = run.background
+            return out
         return run.points(source.index_map(target), target.shape, order)
 
 
@@ -366,8 +370,9 @@ class _Run:
         out = torch.full(size, self.background)
         # interpolation goes axis by axis: that of the walk first, then the two in the plane
         order = (plan.axis, *(axis for axis in range(3) if axis != plan.axis))
-        codes = [self.network.position_code(p, n).float().to(self.device) for p, n in zip(positions, self.n, strict=True)]
-        inside = [(p >= -0.5 - 1e-6) & (p <= n - 0.5 + 1e-6) for p, n in zip(positions, self.n, strict=True)]
+        sized = list(zip(positions, self.n, strict=True))
+        codes = [self.network.position_code(p, n).float().to(self.device) for p, n in sized]
+        inside = [(p >= -0.5 - 1e-6) & (p <= n - 0.5 + 1e-6) for p, n in sized]
         with self._bar(math.prod(size)) as bar:
             for first, end, piece in self.features(plan):
                 # positions run one way along an axis, so those that this piece answers for lie together
@@ -437,9 +442,9 @@ class _Run:
             for low in range(0, n1, step):
                 part = slice(low, min(low + step, n1))
                 m = part.stop - low
-                rows = plane[j0[part]] * v0[part] + plane[j1[part]] * v1[part]
-                torch.mul(rows[:, k0], u0, out=buffer[:m, :, :channels])
-                buffer[:m, :, :channels].addcmul_(rows[:, k1], u1)
+                rows = plane.index_select(0, j0[part]) * v0[part] + plane.index_select(0, j1[part]) * v1[part]
+                torch.mul(rows.index_select(1, k0), u0, out=buffer[:m, :, :channels])
+                buffer[:m, :, :channels].addcmul_(rows.index_select(1, k1), u1)
                 buffer[:m, :, code_of[1]] = b.code[part, None]
                 values[part] = self.decode(padded[: -(-m * n2 // 64) * 64])[: m * n2].view(m, n2)
                 if self.coefficients is not None:
