@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import pickle
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,7 +30,7 @@ def build_network(arch: Mapping[str, Any]) -> nn.Module:
         arch: "name" of the class and its keyword arguments.
 
     Raises:
-        ValueError: no such network.
+        ValueError: no such network, or arguments that it does not take.
     """
     from custom_nets import networks
 
@@ -39,7 +38,10 @@ def build_network(arch: Mapping[str, Any]) -> nn.Module:
     name = kwargs.pop("name", None)
     if name not in networks.__all__:
         raise ValueError(f"unknown network {name!r} in the checkpoint, known: {', '.join(networks.__all__)}.")
-    return getattr(networks, name)(**kwargs)
+    try:
+        return getattr(networks, name)(**kwargs)
+    except TypeError as error:
+        raise ValueError(f"{name} cannot be built from the checkpoint's {kwargs}: {error}") from error
 
 
 def save_checkpoint(path: str | os.PathLike, network: nn.Module, arch: Mapping[str, Any]) -> None:
@@ -73,8 +75,11 @@ def read_checkpoint(path: str | os.PathLike, map_location: str | torch.device = 
         raise FileNotFoundError(f"no checkpoint at {path}.")
     try:
         content = torch.load(path, map_location=map_location, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is not a checkpoint of plain tensors: {str(error).splitlines()[0]}") from error
+    except PermissionError:
+        raise
+    except Exception as error:  # a file that is something else, or is damaged, fails in any way
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} is not a checkpoint of plain tensors: {reason}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors.")
     return content
@@ -108,9 +113,10 @@ def load_network(path: str | os.PathLike, map_location: str | torch.device = "cp
     """
     content = read_checkpoint(path, map_location)
     if not {"model", "arch"} <= content.keys():
+        found = ", ".join(map(str, list(content)[:4]))
         raise ValueError(
-            f"{path} is not a bundle checkpoint (it needs 'model' and 'arch', found: {', '.join(map(str, list(content)[:4]))}"
-            f"). Authors' weights are converted by: python -m custom_nets.checkpoints METHOD {path} model.pt"
+            f"{path} is not a bundle checkpoint (it needs 'model' and 'arch', found: {found}). Authors' weights are "
+            f"converted by: python -m custom_nets.checkpoints METHOD {path} model.pt"
         )
     network = build_network(content["arch"])
     _load_strictly(network, content["model"], str(path))
@@ -151,12 +157,21 @@ def _published(method: str, source: str | os.PathLike | StateDict) -> tuple[nn.M
     if method not in _PUBLISHED:
         raise ValueError(f"unknown method '{method}', known: {', '.join(_PUBLISHED)}.")
     if isinstance(source, Mapping):
-        state: dict[str, Any] = dict(source)
+        content: dict[str, Any] = dict(source)
         origin = "the state dict"
     else:
-        state = read_checkpoint(source)
+        content = read_checkpoint(source)
         origin = str(source)
-    state = {key.removeprefix("module."): torch.as_tensor(value) for key, value in state.items()}
+    state = {}
+    for key, value in content.items():
+        try:
+            state[str(key).removeprefix("module.")] = torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"{origin} holds a {type(value).__name__} as '{key}', expected a plain state dict (name: tensor) of "
+                "the authors; weights inside of a larger checkpoint have to be taken out first, a bundle's are ready "
+                "to use."
+            ) from error
     arch = _PUBLISHED[method](state)
     network = build_network(arch)
     _load_strictly(network, state, origin)
