@@ -168,7 +168,8 @@ def preview_figure(path: str | Path, image: Any, output: Any, title: str = "") -
     low, high = np.percentile(first.data, (0.5, 99.8))
     bright = first.data > low + 0.1 * (high - low)
     box = _box(bright, margin=0) if bright.any() else [slice(0, n) for n in first.data.shape]
-    middle = first.grid.affine @ [*((a.start + a.stop - 1) / 2 for a in box), 1.0]
+    # a voxel centre of the input: between two thick slices, input and output would show different anatomy
+    middle = first.grid.affine @ [*((a.start + a.stop - 1) // 2 for a in box), 1.0]
     sizes = {name: np.array(v.grid.shape) * v.grid.spacing_mm for name, v in volumes.items()}
     largest = np.max(list(sizes.values()), axis=0)
     widths = [largest[horizontal] / largest[PLANES[0][2]] for _, _, horizontal, _, _ in PLANES]
