@@ -61,13 +61,12 @@ def _bspline_weights(t: torch.Tensor) -> torch.Tensor:
 
 def _prefilter_matrix(n: int) -> torch.Tensor:
     """[n, n] float64: samples -> cubic B-spline coefficients."""
-    index = torch.arange(n)
-    basis = torch.zeros(n, n, dtype=torch.float64)
-    for shift, weight in ((-1, 1 / 6), (0, 4 / 6), (1, 1 / 6)):
-        basis.index_put_(
-            (index, _mirror(index + shift, n)), torch.full((n,), weight, dtype=torch.float64), accumulate=True
-        )
-    return torch.linalg.inv(basis)
+    # the cosines of DCT-II are the eigenvectors of [1/6, 4/6, 1/6] with mirrored ends
+    order = torch.arange(n, dtype=torch.float64)
+    cosines = torch.cos(torch.outer(order, order + 0.5) * (math.pi / n))
+    norm = (cosines * cosines).sum(1)
+    eigenvalues = (2 + torch.cos(order * (math.pi / n))) / 3
+    return cosines.T @ (cosines / (norm * eigenvalues)[:, None])
 
 
 def bspline_coefficients(volume: torch.Tensor) -> torch.Tensor:
