@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow, ckpt_export, verify_metadata, verify_net_in_out
+from monai.bundle import ConfigWorkflow, ckpt_export, onnx_export, verify_metadata, verify_net_in_out
 from scipy import ndimage
 
 from custom_nets.checkpoints import load_network, read_checkpoint
@@ -145,6 +145,23 @@ def test_torchscript_gives_the_same(bundle, weights, tmp_path):
         for shape in SHAPES:
             image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
             torch.testing.assert_close(script(image), network(image), rtol=0, atol=1e-4)
+
+
+def test_onnx_export(bundle, weights, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    exported = tmp_path / "model.onnx"
+    onnx_export(
+        net_id="network_def",
+        filepath=str(exported),
+        ckpt_file=weights,
+        meta_file=config(bundle, "metadata.json"),
+        config_file=config(bundle, "inference.json"),
+        key_in_ckpt="model",
+        input_shape=SHAPES[0],  # an ONNX file is made for one size
+        bundle_root=str(bundle),
+    )
+    onnx.checker.check_model(str(exported))
 
 
 def test_weights_are_plain_and_alone(bundle, weights):
