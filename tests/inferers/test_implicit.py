@@ -259,12 +259,17 @@ def test_world_alignment_of_a_smooth_field(blob_volume, blob_field):
     affine = random_affine(np.random.default_rng(1), (1.5, 1.5, 1.5))
     affine[:3, 3] = -affine[:3, :3] @ (12, 12, 12)
     lr = blob_volume((25, 24, 26), affine)[None]
-    for options in ({"scale": (2, 1.3, 3)}, {"spacing": (0.7, 1.0, 0.9)}, {"spacing": (0.7, 1.0, 2.0)}):
+    # of about 1000; a shift by a tenth of a voxel would be 4, and averaging over a coarser voxel flattens by 1
+    for options, tolerance in (
+        ({"scale": (2, 1.3, 3)}, 0.1),
+        ({"spacing": (0.7, 1.0, 0.9)}, 0.1),
+        ({"spacing": (0.7, 1.0, 2.0)}, 1.5),
+    ):
         out = ImplicitVolumeInferer(**options)(lr, interpolation())
         target = Grid.of(out[0])
         wanted = blob_field(world_points(target.shape, target.affine))
         error = np.abs(out[0, 0].numpy() - wanted)[interior(Grid.of(lr[0]), target, 4)]
-        assert error.max() < 2.0  # of about 1000; a shift by a tenth of a voxel would be 5
+        assert error.max() < tolerance
 
 
 @pytest.mark.parametrize("seed", range(3))
