@@ -439,11 +439,11 @@ from custom_nets.inferers import ImplicitVolumeInferer
 from custom_nets.networks import ResidualArSSR
 torch.set_num_threads(1)
 net = ResidualArSSR(feature_dim=8, growth=16, num_blocks=3, num_layers=1, decoder_width=8, decoder_depth=2)
-image = MetaTensor(torch.rand(1, 1, 160, 160, 24), affine=torch.diag(torch.tensor([1.0, 1, 3, 1])))
-out = ImplicitVolumeInferer(scale=1, memory_gb=1.2)(image, net)
+image = MetaTensor(torch.rand(1, 1, 128, 128, 32), affine=torch.diag(torch.tensor([1.0, 1, 3, 1])))
+out = ImplicitVolumeInferer(scale=1, memory_gb=1.6)(image, net)
 assert out.shape == image.shape
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if __import__("sys").platform == "linux" else 2**30))
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
-    assert float(result.stdout.split()[-1]) < 1.2
+    assert float(result.stdout.split()[-1]) < 1.6
