@@ -204,11 +204,18 @@ class ImplicitVolumeInferer(Inferer):
             raise ValueError(f"the volume {tuple(volume.shape)} does not have the shape of its grid {source.shape}.")
         positions = source.axis_positions(target)
         scale = source.scale_to(target)
-        coarser = [axis for axis in range(3) if scale[axis] < 1 - 1e-6]
+        coarser = [axis for axis in range(3) if scale[axis] < 1 - 1e-6] if positions is not None else []
         if coarser:
             warnings.warn(
                 f"the wanted spacing is coarser than the input's {source.spacing_mm.round(3).tolist()} mm along "
                 f"{', '.join('xyz'[axis] for axis in coarser)}: no super-resolution there.",
+                stacklevel=2,
+            )
+        # oblique: the axes are not each other's, so compare the finest with the finest and so on
+        if positions is None and (np.sort(target.spacing_mm) > 1.001 * np.sort(source.spacing_mm)).any():
+            warnings.warn(
+                f"the wanted spacing {target.spacing_mm.round(3).tolist()} mm is coarser than the input's "
+                f"{source.spacing_mm.round(3).tolist()} mm: on an oblique grid, values are sampled and not averaged.",
                 stacklevel=2,
             )
         matrices: list[torch.Tensor | None] = [None, None, None]
@@ -247,9 +254,7 @@ class _Run:
     ``decoder``, ``position_code``, ``scale_code``, ``sampling_padding`` and ``adds_interpolation``.
     """
 
-    def __init__(
-        self, options: ImplicitVolumeInferer, network: Any, image: torch.Tensor, scale: torch.Tensor
-    ) -> None:
+    def __init__(self, options: ImplicitVolumeInferer, network: Any, image: torch.Tensor, scale: torch.Tensor) -> None:
         self.options = options
         self.network = network
         self.encoder = network.encoder.to(memory_format=torch.channels_last_3d)

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -425,6 +426,17 @@ def test_coarser_spacing_is_done_and_said(scan, weights, tmp_path):
     with pytest.warns(UserWarning, match=r"coarser than the input's \[1.0, 1.0, 4.0\] mm along x, y"):
         out = infer(scan, tmp_path / "out", spacing=[2, 2, 1], checkpoint=weights)
     assert nib.load(out / "scan_arssr.nii.gz").shape == (10, 11, 32)
+
+
+@pytest.mark.parametrize("spacing, said", [((1.0, 1.0, 4.0), False), ((1.0, 1.0, 1.0), False), ((2.0, 2.0, 2.0), True)])
+def test_an_oblique_reference_is_called_coarser_only_if_it_is(spacing, said, scan, save_nifti, weights, tmp_path):
+    affine = random_affine(np.random.default_rng(3), spacing=spacing)
+    affine[:3, 3] = -affine[:3, :3] @ [4, 4, 4]
+    reference = save_nifti(np.zeros((8, 8, 8), np.uint8), affine, name="reference.nii.gz")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        infer(scan, tmp_path / "out", like=reference, checkpoint=weights)
+    assert any("coarser" in str(entry.message) for entry in caught) == said
 
 
 def _expect(pattern: str, message: str) -> None:
