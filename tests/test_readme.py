@@ -22,7 +22,9 @@ def test_python_example_runs(tmp_path, monkeypatch, head, save_nifti):
     assert (tmp_path / "OUT" / "SCAN_arssr.nii.gz").is_file()
 
 
-@pytest.mark.parametrize("option", sorted(set(re.findall(r"--([a-z_]+)\b(?!-)", README)) - {"standalone", "nproc_per_node", "backend"}))
+@pytest.mark.parametrize(
+    "option", sorted(set(re.findall(r"--([a-z_]+)\b(?!-)", README)) - {"standalone", "nproc_per_node", "backend"})
+)
 def test_options_exist(option):
     configs = ROOT / "bundles" / "arssr" / "configs"
     known = {"config_file", "tracking"}

@@ -41,7 +41,9 @@ def _inputs(folder: Path) -> Path:
         item = LoadVolumed("image")({"image": str(truth), "case": "mni152"})
         item = DegradeVolumed("image", spacing_mm=spacing_mm)(item)
         SaveVolumed("image", folder, name)(item)
-        print(f"{folder / f'mni152_{name}.nii.gz'}: as measured with {' x '.join(f'{s:g}' for s in spacing_mm)} mm voxels")
+        print(
+            f"{folder / f'mni152_{name}.nii.gz'}: as measured with {' x '.join(f'{s:g}' for s in spacing_mm)} mm voxels"
+        )
     return truth
 
 

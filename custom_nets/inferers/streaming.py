@@ -70,8 +70,10 @@ class PlaneStreamer:
             or (node.op == "call_function" and node.target in _JOINS and self._joins_channels(node))
         )
         if not ok:
-            raise ValueError(f"cannot stream '{node.name}' ({module or node.target}): only 3D convolutions of size 1 "
-                             "or 3, pointwise functions, sums and concatenations are local to a few planes.")
+            raise ValueError(
+                f"cannot stream '{node.name}' ({module or node.target}): only 3D convolutions of size 1 "
+                "or 3, pointwise functions, sums and concatenations are local to a few planes."
+            )
 
     @staticmethod
     def _joins_channels(node: torch.fx.Node) -> bool:
@@ -114,9 +116,7 @@ class PlaneStreamer:
             return None
         return F.conv3d(x, conv.weight, conv.bias, padding=self.padding, groups=conv.groups)
 
-    def _join(
-        self, parts: list[torch.Tensor | None], state: dict[str, Any], name: str
-    ) -> list[torch.Tensor] | None:
+    def _join(self, parts: list[torch.Tensor | None], state: dict[str, Any], name: str) -> list[torch.Tensor] | None:
         """Inputs that lag behind each other by some planes wait here; gives what all of them have."""
         waiting = state.get(name, [None] * len(parts))
         joined = [self._cat([w, p]) for w, p in zip(waiting, parts, strict=True)]
@@ -127,9 +127,7 @@ class PlaneStreamer:
         ]
         return [p.narrow(self.dim, 0, ready) for p in joined] if ready else None  # type: ignore[union-attr]
 
-    def _step(
-        self, x: torch.Tensor, state: dict[str, Any], last: bool, watch: list[int] | None
-    ) -> torch.Tensor | None:
+    def _step(self, x: torch.Tensor, state: dict[str, Any], last: bool, watch: list[int] | None) -> torch.Tensor | None:
         values: dict[torch.fx.Node, torch.Tensor | None] = {}
         for node in self.nodes:
             if node.op == "output":

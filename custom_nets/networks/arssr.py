@@ -36,7 +36,7 @@ def _conv(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Conv3
     return nn.Conv3d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
 
 
-# ---- encoders: [B, 1, D, H, W] -> [B, F, D, H, W], norm-free, so any tiling that keeps the receptive field is exact ----
+# ---- encoders: [B, 1, D, H, W] -> [B, F, D, H, W], norm-free: tiles that keep the receptive field are exact ----
 
 
 class _DenseLayer(nn.Module):
@@ -322,7 +322,9 @@ class ResidualArSSR(nn.Module):
     def encoder_input(self, image: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """What :attr:`encoder` takes: image [B, 1, D, H, W] and the scale [B, 3] as three constant channels."""
         b, _, d, h, w = image.shape
-        return torch.cat([image, self.scale_code(scale).to(image.dtype)[:, :, None, None, None].expand(b, 3, d, h, w)], 1)
+        return torch.cat(
+            [image, self.scale_code(scale).to(image.dtype)[:, :, None, None, None].expand(b, 3, d, h, w)], 1
+        )
 
     @staticmethod
     def position_code(positions: torch.Tensor, size: int) -> torch.Tensor:

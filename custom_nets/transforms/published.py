@@ -64,9 +64,7 @@ class PublishedPaird(RandomizableTransform, MapTransform):
         self.num_points = num_points
         self.python_random = random.Random()
 
-    def set_random_state(
-        self, seed: int | None = None, state: np.random.RandomState | None = None
-    ) -> PublishedPaird:
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> PublishedPaird:
         """Seed both generators; ``state`` alone seeds numpy's, and Python's from it."""
         super().set_random_state(seed, state)
         self.python_random = random.Random(seed if seed is not None else int(self.R.randint(2**31)))
