@@ -1,6 +1,6 @@
 """Speed of ArSSR with the same weights and the same output: as published, encoding once, and ours.
 
-    python -m benchmarks.arssr                       # RDN, 24^3 -> 48^3, one thread, prints a table
+    python -m benchmarks.arssr                       # RDN, 24^3 -> 48^3, all cores, prints a table
     python -m benchmarks.arssr --json benchmarks/arssr.json
 
 Each way runs in a process of its own, one after another in one run, so peak memory is its own and the machine the
@@ -25,7 +25,7 @@ import torch
 
 from custom_nets.geometry import Grid
 from custom_nets.inferers import ImplicitVolumeInferer, PublishedProcedureInferer
-from custom_nets.networks import ArSSR, layers
+from custom_nets.networks import ArSSR, layers, winograd
 from custom_nets.utils.record import environment, peak_memory_gib, write_json
 
 WAYS = ("published", "encode_once", "ours", "ours_bfloat16")
@@ -68,7 +68,9 @@ def run_way(way: str, encoder: str, size: int, scale: float, threads: int, devic
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     if not way.startswith("ours"):
-        layers._rows_fast = lambda x: False  # PyTorch's plain layers, as the published code has them
+        # PyTorch's plain layers, as the published code has them
+        layers._rows_fast = lambda x: False
+        winograd.suits = lambda x, convs: False
     network = ArSSR(encoder).eval().to(device)
     network.state_dict()["decoder.stage_two.6.bias"].fill_(0.5)  # no dead output unit
     volume = torch.rand(size, size, size)
@@ -120,7 +122,7 @@ def main() -> None:
     parser.add_argument("--encoder", default="RDN", choices=["RDN", "ResCNN", "SRResNet"])
     parser.add_argument("--size", type=int, default=24, help="voxels per axis of the input")
     parser.add_argument("--scale", type=float, default=2.0)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all cores, as PyTorch does")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)

@@ -24,6 +24,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from custom_nets.networks import winograd
 from custom_nets.networks.layers import PointwiseConv3d, RowLinear
 from custom_nets.resampling import bspline_coefficients, sample_bspline, sample_trilinear
 
@@ -33,7 +34,7 @@ __all__ = ["RDN", "ResCNN", "SRResNet", "ImplicitDecoder", "ArSSR", "ResidualArS
 def _conv(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Conv3d:
     if kernel_size == 1:
         return PointwiseConv3d(in_channels, out_channels)
-    return nn.Conv3d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+    return winograd.SameConv3d(in_channels, out_channels)
 
 
 # ---- encoders: [B, 1, D, H, W] -> [B, F, D, H, W], norm-free: tiles that keep the receptive field are exact ----
@@ -55,6 +56,10 @@ class _ResidualDenseBlock(nn.Module):
         self.lff = _conv(channels + num_layers * growth, channels, 1)  # local feature fusion
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.jit.is_scripting():
+            convs: list[nn.Conv3d] = [layer.conv for layer in self.layers]  # type: ignore[misc]
+            if winograd.suits(x, convs):
+                return x + self.lff(winograd.dense_relu(x, convs))
         return x + self.lff(self.layers(x))
 
 
