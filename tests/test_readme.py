@@ -23,7 +23,8 @@ def test_python_example_runs(tmp_path, monkeypatch, head, save_nifti):
 
 
 @pytest.mark.parametrize(
-    "option", sorted(set(re.findall(r"--([a-z_]+)\b(?!-)", README)) - {"standalone", "nproc_per_node", "backend"})
+    "option",
+    sorted(set(re.findall(r"--([a-z_]+)\b(?!-)", README)) - {"standalone", "nproc_per_node", "backend", "json"}),
 )
 def test_options_exist(option):
     configs = ROOT / "bundles" / "arssr" / "configs"

@@ -122,10 +122,17 @@ def _check_ids(given: dict[str, Any], known: dict[str, Any], prefix: str, referr
     for key, value in given.items():
         name = prefix + str(key)
         if key in known:
-            if isinstance(value, dict) and isinstance(known[key], dict):
+            if isinstance(value, dict) and isinstance(known[key], dict) and not _is_data(known[key]):
                 _check_ids(value, known[key], f"{name}::", referred)
         elif name not in referred and not str(key).startswith("_"):
             _refuse_unknown(str(key), name, given, known, prefix)
+
+
+def _is_data(value: Any) -> bool:
+    """Whether a value holds neither components nor references nor expressions: its keys are the person's to name."""
+    if isinstance(value, str):
+        return not value.startswith(("@", "$", "%"))
+    return all(key != "_target_" and _is_data(child) for key, child in _items(value))
 
 
 def _refuse_unknown(key: str, name: str, given: dict[str, Any], known: dict[str, Any], prefix: str) -> None:

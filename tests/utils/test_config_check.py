@@ -18,6 +18,8 @@ BASE = {
     "amp": False,
     "net": {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 2},
     "train": {"trainer": {"max_epochs": "@epochs"}, "handlers": []},
+    "masks": {},
+    "degradations": {"iso2": [2, 2, 2]},
     "initialize": [CHECK],
     "run": ["$print('ran', @epochs, @amp)"],
 }
@@ -45,7 +47,16 @@ def start(configs: Path, *files: str, **override):
 
 @pytest.mark.parametrize(
     "override",
-    [{}, {"epochs": 5}, {"amp": True}, {"net#bias": False}, {"train::trainer::max_epochs": 1}, {"epochs": "$1 + 1"}],
+    [
+        {},
+        {"masks": {"case": "m.nii.gz"}},
+        {"degradations": {"mine": [1, 1, 3]}},
+        {"epochs": 5},
+        {"amp": True},
+        {"net#bias": False},
+        {"train::trainer::max_epochs": 1},
+        {"epochs": "$1 + 1"},
+    ],
 )
 def test_known_overrides_pass(configs, override):
     start(configs, **override)
