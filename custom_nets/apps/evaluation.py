@@ -203,7 +203,7 @@ class ScoreMethodsd(MapTransform):
     stripped), within the input's field of view. PSNR and SSIM of both regions have one data range per case: the
     distance of the 0.1th and the 99.9th percentile of the truth in the brain (``image_quality.robust_range``).
 
-    Adds "scores" (a list of rows: case, degradation, method, region, metric, value), "mask" [1, X, Y, Z] as used, and
+    Adds "scores" (a list of rows: case, degradation, method, region, metric, value), "scored_mask" [1, X, Y, Z], and
     "record" (what it was measured with).
 
     Args:
@@ -253,7 +253,8 @@ class ScoreMethodsd(MapTransform):
             "truth_spacing_mm": Grid.of(d["label"]).spacing_mm.round(6).tolist(),
             "scoring_seconds": round(time.perf_counter() - started, 3),
         }
-        d["mask"] = torch.from_numpy(brain[None])
+        # a name of its own: MONAI takes a value that equals the input's for unchanged, and leaves it with the input
+        d["scored_mask"] = torch.from_numpy(brain[None])
         return d
 
 

@@ -236,7 +236,7 @@ class EvaluationReport:
             item["image"],
             item["label"],
             {_caption(name): volume for name, volume in shown.items()},
-            mask=item["mask"],
+            mask=item["scored_mask"],
             psnr_db={_caption(name): value for name, value in psnr.items()},
             title=f"{record['case']}, {record['degradation']}: PSNR in the brain mask",
         )

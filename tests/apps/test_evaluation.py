@@ -127,6 +127,24 @@ def test_the_whole_evaluation_through_the_bundle(scans, tmp_path):
     assert np.isfinite(metrics["brain_psnr"])
 
 
+def test_a_mask_file_is_drawn(tmp_path):
+    truth = truth_volume(0)
+    affine = np.eye(4)
+    write_nifti(tmp_path / "high.nii.gz", truth, affine)
+    write_nifti(tmp_path / "mask.nii.gz", (truth > 0).astype(np.float32), affine)
+    flow = workflow(
+        tmp_path / "out",
+        cases=[str(tmp_path / "high.nii.gz")],
+        masks={"high": str(tmp_path / "mask.nii.gz")},
+        degradations={"own name": [1, 1, 2]},
+        metrics=["psnr"],
+    )
+    flow.initialize()
+    flow.run()
+    assert (tmp_path / "out" / "pictures" / "high_own name.png").is_file()
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["volumes"][0]["mask"] == "file"
+
+
 def test_real_pairs_masks_and_tracking(scans, tmp_path):
     mlflow = pytest.importorskip("mlflow")
     truth = truth_volume(0)
