@@ -58,16 +58,21 @@ def arssr(output_dir: Path) -> list[str]:
             *("-m", "monai.bundle", "run", "--config_file", f"{configs}/inference.json", "--input", str(image)),
             *("--output_dir", str(folder / "output"), "--spacing", "[1,1,1]", "--overwrite", "True"),
         )
+    mask = str(folder / "input" / "mni152_mask.nii.gz")
     pairs = [
-        {"image": str(folder / "input" / f"mni152_{name}.nii.gz"), "label": str(truth), "case": f"mni152_{name}"}
+        {
+            "image": str(folder / "input" / f"mni152_{name}.nii.gz"),
+            "label": str(truth),
+            "mask": mask,
+            "case": "mni152",
+            "degradation": name,
+        }
         for name in SETTINGS
     ]
-    masks = {pair["case"]: str(folder / "input" / "mni152_mask.nii.gz") for pair in pairs}
     _run(
         *("-m", "monai.bundle", "run", "--config_file", f"{configs}/evaluate.json", "--pairs", json.dumps(pairs)),
-        *("--masks", json.dumps(masks), "--output_dir", str(folder / "comparison")),
+        *("--output_dir", str(folder / "comparison")),
     )
-    print("\n" + (folder / "comparison" / "table.md").read_text())
     return [
         f"pictures   {folder / 'comparison' / 'pictures'}: input, B-spline, ours, truth and the errors",
         f"table      {folder / 'comparison' / 'table.md'}",

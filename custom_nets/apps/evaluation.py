@@ -70,7 +70,7 @@ def evaluation_items(
             list).
         degradations: name -> settings, see :class:`MakeInputd`; only the names are used here.
         pairs: items ``{"image": low-resolution file, "label": high-resolution file of the same scan}``, optionally with
-            "case" and "mask".
+            "case", "mask", and "degradation" (a name to group them by in the tables).
         masks: name of a case -> file with a mask on the truth's grid.
 
     Returns:
@@ -93,7 +93,14 @@ def evaluation_items(
         image, label = (find_cases([pair[key]])[0] for key in ("image", "label"))
         case = pair.get("case", label["case"])
         names.add(case)
-        items.append({"case": case, "degradation": PAIR, "label": label["image"], "image": image["image"]})
+        items.append(
+            {
+                "case": case,
+                "degradation": pair.get("degradation", PAIR),
+                "label": label["image"],
+                "image": image["image"],
+            }
+        )
         if "mask" in pair:
             masks.setdefault(case, pair["mask"])
     if not items:
