@@ -23,6 +23,7 @@ __all__ = [
     "degrade",
     "linear_matrix",
     "linear_taps",
+    "mirror_pad",
     "published_zoom_matrix",
     "sample_bspline",
     "sample_trilinear",
@@ -111,6 +112,15 @@ def sample_bspline(coefficients: torch.Tensor, positions: torch.Tensor) -> torch
     values = (values * weights[:, :, 2, None, None, :]).sum(-1)
     values = (values * weights[:, :, 1, None, :]).sum(-1)
     return (values * weights[:, :, 0]).sum(-1)
+
+
+def mirror_pad(volume: torch.Tensor, width: int) -> torch.Tensor:
+    """``width`` voxels more on each side of the last three axes, by the half-sample symmetric continuation that the
+    B-spline has too."""
+    for axis in (-3, -2, -1):
+        n = volume.shape[axis]
+        volume = volume.index_select(axis, _mirror(torch.arange(-width, n + width, device=volume.device), n))
+    return volume
 
 
 # ---- linear ----

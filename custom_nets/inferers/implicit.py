@@ -23,6 +23,7 @@ from custom_nets.resampling import (
     bspline_coefficients,
     bspline_matrix,
     linear_taps,
+    mirror_pad,
     sample_bspline,
     sample_trilinear,
     slice_profile_matrix,
@@ -251,7 +252,7 @@ class _Run:
     """One volume, axes already in the network's order, on its way through the network.
 
     What it needs of a network stands in :class:`custom_nets.networks.ArSSR`: ``encoder``, ``encoder_input``,
-    ``decoder``, ``position_code``, ``scale_code``, ``sampling_padding`` and ``adds_interpolation``.
+    ``decoder``, ``position_code``, ``scale_code``, ``sampling_padding``, ``adds_interpolation`` and ``border``.
     """
 
     def __init__(self, options: ImplicitVolumeInferer, network: Any, image: torch.Tensor, scale: torch.Tensor) -> None:
@@ -261,7 +262,10 @@ class _Run:
         self.device = next(network.parameters()).device
         self.image = image.to(self.device, torch.float32).contiguous()
         self.scale = scale.to(self.device)[None]
-        self.n = tuple(image.shape)
+        self.border = int(network.border)
+        self.padded = mirror_pad(self.image, self.border)
+        self.size = tuple(image.shape)
+        self.n = tuple(self.padded.shape)  # what is encoded; positions in it are those in the image plus the border
         self.background = float(image.min())
         self.rows = options.rows or (_ROWS_CUDA if self.device.type == "cuda" else _ROWS)
         self.scale_code = network.scale_code(self.scale)[0]
@@ -330,7 +334,7 @@ class _Run:
             high = min(low + plan.tile, n[plan.tile_axis])
             last = min(high + 1, n[plan.tile_axis])  # one more for interpolation across the border
             outer_low, outer_high = max(low - plan.halo, 0), min(last + plan.halo, n[plan.tile_axis])
-            image = self.image[None, None].narrow(tile_dim, outer_low, outer_high - outer_low)
+            image = self.padded[None, None].narrow(tile_dim, outer_low, outer_high - outer_low)
             x = self.network.encoder_input(image, self.scale)
             kept: torch.Tensor | None = None
             start = 0
@@ -375,7 +379,7 @@ class _Run:
         out = torch.full(size, self.background)
         # interpolation goes axis by axis: that of the walk first, then the two in the plane
         order = (plan.axis, *(axis for axis in range(3) if axis != plan.axis))
-        sized = list(zip(positions, self.n, strict=True))
+        sized = list(zip(positions, self.size, strict=True))
         codes = [self.network.position_code(p, n).float().to(self.device) for p, n in sized]
         inside = [(p >= -0.5 - 1e-6) & (p <= n - 0.5 + 1e-6) for p, n in sized]
         with self._bar(math.prod(size)) as bar:
@@ -383,14 +387,14 @@ class _Run:
                 # positions run one way along an axis, so those that this piece answers for lie together
                 own = []
                 for axis, p in enumerate(positions):
-                    index = (self._owned(plan, first, end, axis, p) & inside[axis]).nonzero()[:, 0]
+                    index = (self._owned(plan, first, end, axis, p + self.border) & inside[axis]).nonzero()[:, 0]
                     own.append(slice(int(index[0]), int(index[-1]) + 1) if len(index) else slice(0, 0))
                 if any(o.start == o.stop for o in own):
                     continue
                 ordered_out = out.permute(order)
                 lines = [
                     _Line(
-                        self._taps(axis, positions[axis][own[axis]], first, end),
+                        self._taps(axis, positions[axis][own[axis]] + self.border, first, end),
                         codes[axis][own[axis]],
                         self._spline(axis, positions[axis][own[axis]]),
                     )
@@ -414,7 +418,7 @@ class _Run:
         """Matrix [N, n] from spline coefficients to positions of one axis."""
         if self.coefficients is None:
             return None
-        return bspline_matrix(self.n[axis], positions, prefilter=False).float().to(self.device)
+        return bspline_matrix(self.size[axis], positions, prefilter=False).float().to(self.device)
 
     def _planes(self, table: torch.Tensor, lines: list[_Line], order: tuple[int, ...]) -> Iterator[torch.Tensor]:
         """Intensities of a piece, plane after plane: features [n0, n1, n2, F] and a line for each of the three axes
@@ -462,7 +466,7 @@ class _Run:
         out = torch.full((math.prod(shape),), self.background)
         rotation = torch.as_tensor(matrix[:3, :3][list(order)])
         shift = torch.as_tensor(matrix[:3, 3][list(order)])
-        n = torch.tensor(self.n, dtype=torch.float64)
+        n = torch.tensor(self.size, dtype=torch.float64)
         index_yz = torch.stack(
             torch.meshgrid(*(torch.arange(m, dtype=torch.float64) for m in shape[1:]), indexing="ij"), -1
         ).reshape(-1, 2)
@@ -474,14 +478,16 @@ class _Run:
                     position = in_plane + x * rotation[:, 0]
                     keep = ((position >= -0.5 - 1e-6) & (position <= n - 0.5 + 1e-6)).all(1)
                     for axis in (plan.axis, plan.tile_axis):
-                        keep &= self._owned(plan, first, end, axis, position[:, axis])
+                        keep &= self._owned(plan, first, end, axis, position[:, axis] + self.border)
                     chosen = keep.nonzero()[:, 0]
                     for part in chosen.split(self.rows):
                         p = position[part]
-                        local = (p - origin).to(self.device)[None]
+                        local = (p + self.border - origin).to(self.device)[None]
                         columns = [sample_trilinear(piece.float(), local, self.padding)[0]]
                         for axis in range(3):
-                            columns.append(self.network.position_code(p[:, axis], self.n[axis]).float().to(self.device))
+                            columns.append(
+                                self.network.position_code(p[:, axis], self.size[axis]).float().to(self.device)
+                            )
                         columns.append(self.scale_code.expand(len(p), -1))
                         value = self.decode(torch.cat(columns, 1))
                         if self.coefficients is not None:

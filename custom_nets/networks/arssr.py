@@ -26,7 +26,7 @@ import torch.nn.functional as F
 
 from custom_nets.networks import winograd
 from custom_nets.networks.layers import PointwiseConv3d, RowLinear
-from custom_nets.resampling import bspline_coefficients, sample_bspline, sample_trilinear
+from custom_nets.resampling import bspline_coefficients, mirror_pad, sample_bspline, sample_trilinear
 
 __all__ = ["RDN", "ResCNN", "SRResNet", "ImplicitDecoder", "ArSSR", "ResidualArSSR", "grid_positions"]
 
@@ -220,6 +220,7 @@ class ArSSR(nn.Module):
 
     sampling_padding = "zeros"
     adds_interpolation = False
+    border = 0
 
     def __init__(
         self, encoder: str = "RDN", feature_dim: int = 128, decoder_depth: int = 8, decoder_width: int = 256
@@ -304,6 +305,8 @@ class ResidualArSSR(nn.Module):
         if decoder_depth < 2:
             raise ValueError(f"decoder_depth must be at least 2, got {decoder_depth}.")
         self.max_scale = max_scale
+        # voxels mirrored around the volume in eval mode: no point nearer to the edge than those of the training
+        self.border = 2
         self.encoder = RDN(feature_dim, num_features, growth, num_blocks, num_layers, in_channels=4)
         dims = [feature_dim + 9] + [decoder_width] * (decoder_depth - 1)
         layers: list[nn.Module] = []
@@ -357,11 +360,12 @@ class ResidualArSSR(nn.Module):
         whole = positions is None
         if positions is None:
             positions = grid_positions(size, 0.5, image.device).expand(b, -1, 3)
-        features = self.encoder(self.encoder_input(image, scale))
+        border = 0 if self.training else self.border
+        features = self.encoder(self.encoder_input(mirror_pad(image, border), scale))
         codes = self.position_code(positions, 0)  # [B, K, 3, 2]
         rows = torch.cat(
             [
-                sample_trilinear(features, positions),
+                sample_trilinear(features, positions + border),
                 codes.flatten(2).to(features.dtype),
                 self.scale_code(scale).to(features.dtype)[:, None].expand(-1, positions.shape[1], -1),
             ],

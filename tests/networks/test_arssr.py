@@ -9,7 +9,7 @@ from torch import nn
 
 from custom_nets.networks import RDN, ArSSR, ImplicitDecoder, ResCNN, ResidualArSSR, SRResNet
 from custom_nets.networks.layers import PointwiseConv3d, RowLinear
-from custom_nets.resampling import apply_separable, bspline_matrix
+from custom_nets.resampling import apply_separable, bspline_coefficients, bspline_matrix, mirror_pad, sample_bspline
 from tests.networks.contract import NetContract
 
 ENCODERS = {"RDN": (6_283_460, 5_918_784), "ResCNN": (2_579_588, 2_214_912), "SRResNet": (4_682_052, 4_317_376)}
@@ -59,6 +59,8 @@ class TestPublishedSRResNet(PublishedContract):
 
 
 class TestResidual(NetContract):
+    mode_matters = True  # in eval mode the volume is continued beyond its edge
+
     def make(self) -> nn.Module:
         return small_residual()
 
@@ -82,6 +84,22 @@ class TestResidualWhole(TestResidual):
 
     def out_shape(self, batch, size):
         return (batch, 1, *(2 * n for n in size))
+
+
+@torch.no_grad()
+def test_residual_continues_the_volume_beyond_its_edge():
+    """In eval mode the correction is that of the mirrored volume; the interpolation is that of the volume itself."""
+    net = small_residual()
+    image, positions, scale = TestResidual().inputs(1, (6, 7, 8))
+    correction = net(image, positions, scale)[..., 0] - sample_bspline(bspline_coefficients(image), positions)
+    larger, moved = mirror_pad(image, net.border), positions + net.border
+    expected = net.train()(larger, moved, scale)[..., 0] - sample_bspline(bspline_coefficients(larger), moved)
+    torch.testing.assert_close(correction, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_mirror_pad_repeats_the_edge_voxel():
+    line = torch.arange(1.0, 4.0).expand(3, 3, 3)
+    assert mirror_pad(line, 2)[2, 2].tolist() == [2, 1, 1, 2, 3, 3, 2]
 
 
 # ---- published: known answers ----
