@@ -91,7 +91,7 @@ def test_residual_continues_the_volume_beyond_its_edge():
     """In eval mode the correction is that of the mirrored volume; the interpolation is that of the volume itself."""
     net = small_residual()
     image, positions, scale = TestResidual().inputs(1, (6, 7, 8))
-    correction = net(image, positions, scale)[..., 0] - sample_bspline(bspline_coefficients(image), positions)
+    correction = net.eval()(image, positions, scale)[..., 0] - sample_bspline(bspline_coefficients(image), positions)
     larger, moved = mirror_pad(image, net.border), positions + net.border
     expected = net.train()(larger, moved, scale)[..., 0] - sample_bspline(bspline_coefficients(larger), moved)
     torch.testing.assert_close(correction, expected, atol=1e-5, rtol=1e-5)
