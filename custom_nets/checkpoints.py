@@ -150,7 +150,45 @@ def _arssr_arch(state: StateDict) -> dict[str, Any]:
     }
 
 
-_PUBLISHED: dict[str, Callable[[StateDict], dict[str, Any]]] = {"arssr": _arssr_arch}
+def _most_dsa_arch(state: StateDict) -> dict[str, Any]:
+    """Read the sizes of a published MoSt-DSA or GenDSA off its keys."""
+    block = "feature_bone.block4.0."
+    marks = {
+        "features": ("feature_bone.block1.conv.0.weight", 4),
+        "queries": (block + "Lambda.to_q.weight", 4),
+        "keys": (block + "Lambda.to_k.weight", 4),
+        "window": (block + "Lambda.pos_conv.weight", 5),
+        "motion": (block + "Lambda.motion_proj.weight", 4),
+        "mlp": (block + "mlp.fc1.weight", 2),
+        "head": ("block.0.conv.0.0.weight", 4),
+        "refiner": ("unet.conv.weight", 4),
+    }
+    missing = [key for key, ndim in marks.values() if key not in state or state[key].ndim != ndim]
+    if missing:
+        raise ValueError(
+            f"not a MoSt-DSA or GenDSA state dict: {', '.join(missing)} missing or of another kind; "
+            f"found {len(state)} keys (first: {', '.join(list(state)[:4]) or 'none'})."
+        )
+    shape = {name: state[key].shape for name, (key, _) in marks.items()}
+    return {
+        "name": "MoStDSA",
+        "in_channels": int(shape["features"][1]),
+        "num_features": int(shape["features"][0]),
+        "num_blocks": len({key.split(".")[2] for key in state if key.startswith("feature_bone.block4.")}),
+        "num_heads": int(shape["queries"][0] // shape["keys"][0]),
+        "key_dim": int(shape["keys"][0]),
+        "window": int(shape["window"][-1]),
+        "motion_dim": int(shape["motion"][0]),
+        "mlp_ratio": int(shape["mlp"][0] // shape["mlp"][1]),
+        "head_width": int(shape["head"][0]),
+        "refiner_width": int(shape["refiner"][1]),
+    }
+
+
+_PUBLISHED: dict[str, Callable[[StateDict], dict[str, Any]]] = {"arssr": _arssr_arch, "most_dsa": _most_dsa_arch}
+
+# keys that the authors' own loaders drop: leftovers of other networks
+_LEFTOVERS = {"most_dsa": ("attn_mask", "HW")}
 
 
 def _published(method: str, source: str | os.PathLike | StateDict) -> tuple[nn.Module, dict[str, Any]]:
@@ -164,6 +202,8 @@ def _published(method: str, source: str | os.PathLike | StateDict) -> tuple[nn.M
         origin = str(source)
     state = {}
     for key, value in content.items():
+        if any(part in str(key) for part in _LEFTOVERS.get(method, ())):
+            continue
         try:
             state[str(key).removeprefix("module.")] = torch.as_tensor(value)
         except (TypeError, ValueError, RuntimeError) as error:
@@ -182,7 +222,8 @@ def load_published(method: str, source: str | os.PathLike | StateDict) -> nn.Mod
     """The authors' network with the authors' weights, in eval mode.
 
     Args:
-        method: "arssr": ``net(image [B, 1, D, H, W], coords [B, K, 3]) -> [B, K, 1]``, axes (z, y, x).
+        method: "arssr": ``net(image [B, 1, D, H, W], coords [B, K, 3]) -> [B, K, 1]``, axes (z, y, x);
+            "most_dsa" (GenDSA's too): ``net(frame0 [B, 3, H, W], frame1, times) -> [B, T, 3, H, W]``, 0 to 1.
         source: an authors' file, or its state dict (tensors or arrays).
 
     Raises:
