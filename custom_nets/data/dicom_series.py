@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DicomVolume", "holds_dicom", "is_dicom_file", "load_series"]
+__all__ = ["DicomVolume", "decode_pixels", "dicom_files", "holds_dicom", "is_dicom_file", "load_series"]
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,8 @@ def is_dicom_file(path: str | Path) -> bool:
     return head[128:] == b"DICM" or (old and Path(path).suffix.lower() in ("", ".dcm", ".ima", ".dicom"))
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def dicom_files(folder: Path) -> Iterator[Path]:
+    """The DICOM files directly in a folder, by name."""
     for path in sorted(folder.iterdir()):
         if path.is_file() and not path.name.startswith(".") and path.name.upper() != "DICOMDIR" and is_dicom_file(path):
             yield path
@@ -81,7 +82,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def holds_dicom(folder: str | Path) -> bool:
     """Whether at least one file directly in ``folder`` is DICOM."""
-    return next(_files(Path(folder)), None) is not None
+    return next(dicom_files(Path(folder)), None) is not None
 
 
 def load_series(path: str | Path, series_uid: str | None = None, allow_irregular: bool = False) -> DicomVolume:
@@ -144,7 +145,7 @@ def _read_headers(folder: Path) -> list[tuple[Path, Any]]:
     import pydicom
 
     headers = []
-    for path in _files(folder):
+    for path in dicom_files(folder):
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_HEADER_TAGS), force=True)
             if header.get("SOPClassUID") != _DICOMDIR and "Rows" in header and "Columns" in header:
@@ -297,11 +298,19 @@ def _slice_step(
     return step, "; ".join(notes)
 
 
-def _decode(path: Path) -> NDArray[Any]:
-    """Stored values of one file, [rows, columns] or [frames, rows, columns]."""
+def decode_pixels(path: Path, dataset: Any = None) -> NDArray[Any]:
+    """Stored values of one file, [rows, columns] or [frames, rows, columns].
+
+    Args:
+        dataset: the file as pydicom read it; None: it is read here.
+
+    Raises:
+        ValueError: the pixel data cannot be decoded: truncated, or in an unknown, encrypted or uninstalled syntax.
+    """
     import pydicom
 
-    dataset = pydicom.dcmread(path, force=True)
+    if dataset is None:
+        dataset = pydicom.dcmread(path, force=True)
     syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
     if syntax is None:
         # a file without the part-10 header: the standard's default encoding
@@ -311,7 +320,12 @@ def _decode(path: Path) -> NDArray[Any]:
         return dataset.pixel_array
     except Exception as error:  # every plug-in of pydicom has its own kinds
         cause = f"{path}: the pixel data cannot be decoded ({' '.join(str(error).split())})."
-        if syntax is not None and syntax.is_compressed:
+        if syntax is not None and (syntax.is_private or not syntax.is_transfer_syntax):
+            cause += (
+                f" Its transfer syntax {syntax} is none of the DICOM standard (encrypted, or a vendor's own): export"
+                " the series again without encryption, as 'Explicit VR Little Endian'."
+            )
+        elif syntax is not None and syntax.is_compressed:
             cause += (
                 f" It is compressed ({syntax.name}): pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg,"
                 " or decompress it with dcmdjpeg or gdcmconv --raw."
@@ -326,7 +340,7 @@ def _read_pixels(slices: list[_Slice]) -> tuple[NDArray[np.float32], str]:
     opened, pixels = None, np.empty(0)
     for k, piece in enumerate(slices):
         if piece.path != opened:
-            opened, pixels = piece.path, _decode(piece.path)
+            opened, pixels = piece.path, decode_pixels(piece.path)
         image = pixels[piece.frame] if pixels.ndim == 3 else pixels
         if image.shape != (rows, columns):
             raise ValueError(f"{piece.path}: pixel data is {image.shape}, the header says {(rows, columns)}.")

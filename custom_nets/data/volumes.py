@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from custom_nets.data.dicom_series import holds_dicom, is_dicom_file
 
-__all__ = ["IMAGE_SUFFIXES", "case_name", "find_cases"]
+__all__ = ["IMAGE_SUFFIXES", "case_name", "existing_path", "find_cases", "from_json", "unique_names"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +58,9 @@ def find_cases(
     """
     named: dict[Path, str] = {}
     if isinstance(input, (str, Path)):
-        path = _existing(input)
+        path = existing_path(input)
         if path.suffix.lower() == ".json" and path.is_file():
-            named = _from_json(path, section)
+            named = from_json(path, section)
         elif path.is_dir():
             named = dict.fromkeys(_from_folder(path, tuple(suffixes), skip_postfix), "")
         else:
@@ -72,11 +72,12 @@ def find_cases(
     if not named:
         raise ValueError(f"nothing to read in {input}: allowed are {', '.join(suffixes)} files and DICOM series.")
     paths = sorted(named)
-    names = _unique([named[path] or case_name(path) for path in paths], paths)
+    names = unique_names([named[path] or case_name(path) for path in paths], paths)
     return [{"image": str(path), "case": name} for path, name in zip(paths, names, strict=True)]
 
 
-def _existing(path: str | Path) -> Path:
+def existing_path(path: str | Path) -> Path:
+    """The path, after a look whether it is there."""
     if not isinstance(path, (str, Path)) or not str(path).strip():
         raise ValueError(f"a path is needed, got {path!r}: --input names an image file, a DICOM series or a folder.")
     found = Path(path).expanduser()
@@ -86,7 +87,7 @@ def _existing(path: str | Path) -> Path:
 
 
 def _series_or_file(path: str | Path) -> Path:
-    found = _existing(path)
+    found = existing_path(path)
     if found.is_dir() and not holds_dicom(found):
         raise ValueError(f"{path} in the list is a folder without DICOM files: list image files and DICOM series.")
     return found
@@ -113,7 +114,9 @@ def _from_folder(folder: Path, suffixes: tuple[str, ...], skip_postfix: str | No
     return found
 
 
-def _from_json(path: Path, section: str | None) -> dict[Path, str]:
+def from_json(path: Path, section: str | None, check: Callable[[str | Path], Path] | None = None) -> dict[Path, str]:
+    """Paths and names ("" where none is given) of a JSON datalist; ``check`` says which paths may be in it."""
+    check = check or _series_or_file
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -134,11 +137,11 @@ def _from_json(path: Path, section: str | None) -> dict[Path, str]:
             raise ValueError(f"{path}: every entry must be a path or {{'image': path}}, got {entry!r}.")
         case = str(entry.get("case", "")) if isinstance(entry, dict) else ""
         # a case names files, so it must not lead into another folder
-        named[_series_or_file(path.parent / Path(image).expanduser())] = case.replace("/", "_").replace("\\", "_")
+        named[check(path.parent / Path(image).expanduser())] = case.replace("/", "_").replace("\\", "_")
     return named
 
 
-def _unique(names: list[str], paths: list[Path]) -> list[str]:
+def unique_names(names: list[str], paths: list[Path]) -> list[str]:
     """Put the folder in front of names that collide, then a number behind those that still do."""
 
     def colliding(candidates: list[str]) -> set[str]:
