@@ -13,19 +13,20 @@ from numpy.typing import NDArray
 
 from custom_nets.data.runs import AngiographyRun, RunGeometry, RunOrigin, make_run
 
-__all__ = ["PICTURE_SUFFIXES", "natural_key", "picture_files", "read_nifti_run", "read_numpy", "read_pictures",
+__all__ = ["PICTURE_SUFFIXES",
+    "SIDE_FILE", "natural_key", "picture_files", "read_nifti_run", "read_numpy", "read_pictures",
            "side_file"]  # fmt: skip
 
 PICTURE_SUFFIXES = (".png", ".tif", ".tiff")
-_SIDE_FILE = "frames.json"
+SIDE_FILE = "frames.json"
 _SECONDS_PER_UNIT = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
 
 
 def side_file(path: Path) -> Path:
     """The JSON file that says times and made frames: in a folder of pictures, or beside a file."""
-    if path.is_dir() or not path.suffix:
-        return path / _SIDE_FILE
-    return path.with_name(f"{path.name.removesuffix('.gz').rsplit('.', 1)[0]}.{_SIDE_FILE}")
+    if path.is_dir():
+        return path / SIDE_FILE
+    return path.with_name(f"{path.name.removesuffix('.gz').rsplit('.', 1)[0]}.{SIDE_FILE}")
 
 
 def natural_key(name: str) -> list[Any]:

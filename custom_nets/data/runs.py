@@ -9,98 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from custom_nets.data.run_area import find_active_area
 from custom_nets.data.run_intensity import IntensityMapping, MaskSubtraction, fit_mapping
+from custom_nets.data.run_parts import Gap, RunGeometry, RunOrigin, check_frames, check_times
 
 __all__ = ["AngiographyRun", "Gap", "RunGeometry", "RunOrigin", "active_area", "bounding_box", "make_run"]
 
 _TABLE_JUMP_MM = 0.5
 _ARM_JUMP_DEG = 1.0
-
-
-@dataclass(frozen=True)
-class RunGeometry:
-    """Where source, detector and table were.
-
-    Attributes:
-        pixel_spacing_mm: (between rows, between columns), at the detector.
-        primary_deg, secondary_deg: [T] positioner angles of each frame; positive: LAO, cranial.
-        table_mm: [T, 3] vertical, longitudinal, lateral table position, relative to the first frame.
-        source_detector_mm, source_patient_mm: distances.
-    """
-
-    pixel_spacing_mm: tuple[float, float] | None = None
-    primary_deg: NDArray[np.float64] | None = None
-    secondary_deg: NDArray[np.float64] | None = None
-    table_mm: NDArray[np.float64] | None = None
-    source_detector_mm: float | None = None
-    source_patient_mm: float | None = None
-
-    def at(self, positions: NDArray[np.float64]) -> RunGeometry:
-        """The geometry at frame positions (fractions between frames): linear in between."""
-
-        def between(values: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
-            if values is None:
-                return None
-            index = np.arange(len(values))
-            columns = values.reshape(len(values), -1).T
-            found = np.stack([np.interp(positions, index, column) for column in columns], axis=1)
-            return found.reshape(len(positions), *values.shape[1:])
-
-        return replace(
-            self,
-            primary_deg=between(self.primary_deg),
-            secondary_deg=between(self.secondary_deg),
-            table_mm=between(self.table_mm),
-        )
-
-
-@dataclass(frozen=True)
-class RunOrigin:
-    """Where a run comes from, and what its writer needs.
-
-    Attributes:
-        path: file or folder.
-        format: ``"dicom"``, ``"png"``, ``"nifti"``, ``"npz"`` or ``"memory"``.
-        meta: plain values about the file (``modality``, ``bits_stored``, ``photometric``, ``time_source``, ...).
-        notes: what was unusual or had to be assumed, for people; each a sentence.
-        dataset: header of the DICOM file without pixel data (of the first file of a folder).
-        sources: (SOP class, SOP instance) of the files, one, or one per frame.
-        shutter: the display shutter and collimator tags as plain values.
-    """
-
-    path: str = ""
-    format: str = "memory"
-    meta: dict[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    dataset: Any = None
-    sources: tuple[tuple[str, str], ...] = ()
-    shutter: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Gap:
-    """A pair of neighbouring measured frames that frames may be made between.
-
-    Attributes:
-        index: of the earlier frame in the run; the later one is ``index + 1``.
-        t0_s, t1_s: times of the two.
-        warnings: why the result may be poor here; empty if nothing speaks against it.
-    """
-
-    index: int
-    t0_s: float
-    t1_s: float
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def seconds(self) -> float:
-        return self.t1_s - self.t0_s
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,8 +35,8 @@ class AngiographyRun:
         mask_frames: indices from 0 of the frames that serve as mask; nothing is made beside them.
         geometry: spacing, angles, table.
         origin: file, header, notes.
-        source_index: [T] number (from 0) of each frame in the file it was read from, -1 for made frames; left out:
-            the measured frames are those of the file, in their order.
+        source_index: [T] number (from 0) of each frame in the file it was read from, -1 for frames made since; left
+            out: the measured frames are those of the file, in their order.
         has_times: False where the file says nothing about time and nobody gave it: frames are then taken as evenly
             spaced, and ``times_s`` counts frames.
 
@@ -423,38 +343,6 @@ def make_run(
         mask_frames=tuple(masks),
         geometry=geometry or RunGeometry(),
         origin=origin,
+        source_index=np.arange(len(frames)),
         has_times=times_s is not None,
     )
-
-
-def check_frames(frames: NDArray, name: str) -> None:
-    """Refuse what is no run of grey frames."""
-    if frames.ndim != 3:
-        raise ValueError(f"{name}: grey frames [T, H, W] are needed, got an array of shape {frames.shape}.")
-    if frames.dtype not in (np.uint8, np.uint16, np.int8, np.int16, np.float32):
-        raise ValueError(f"{name}: frames must be uint8, uint16, int8, int16 or float32, got {frames.dtype}.")
-    if len(frames) < 2:
-        raise ValueError(f"{name} has {len(frames)} frame(s): a run of at least 2 is needed, there is no time between.")
-    if min(frames.shape[1:]) < 2:
-        raise ValueError(f"{name}: frames of {frames.shape[1]} x {frames.shape[2]} pixels are no pictures.")
-    if frames.dtype == np.float32:
-        for number, frame in enumerate(frames, 1):
-            if bad := int(frame.size - np.isfinite(frame).sum()):
-                raise ValueError(
-                    f"{name}: frame {number} has {bad} NaN or infinite values of {frame.size}: replace them first."
-                )
-
-
-def check_times(times_s: NDArray, count: int, name: str) -> None:
-    """Refuse times that no run can have."""
-    times = np.asarray(times_s)
-    if times.shape != (count,):
-        raise ValueError(f"{name}: {count} frames need {count} times, got {times.size}.")
-    if not np.isfinite(times).all():
-        raise ValueError(f"{name}: NaN or infinite times: {times.tolist()}.")
-    if (wrong := np.flatnonzero(np.diff(times) <= 0)).size:
-        first = int(wrong[0])
-        raise ValueError(
-            f"{name}: times must grow from frame to frame, but frame {first + 1} is at {times[first]:g} s and frame "
-            f"{first + 2} at {times[first + 1]:g} s."
-        )

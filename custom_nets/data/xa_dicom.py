@@ -15,15 +15,17 @@ from custom_nets.data.dicom_series import decode_pixels, dicom_files
 from custom_nets.data.run_intensity import MaskSubtraction
 from custom_nets.data.runs import AngiographyRun, RunGeometry, RunOrigin, make_run
 from custom_nets.data.xa_motion import positioner_angles, table_positions
+from custom_nets.data.xa_times import anywhere, clock, multiframe_times, single_file_times
 
 __all__ = [
     "ENHANCED_CLASSES",
+    "PRIVATE_BLOCK",
     "XA_CLASSES",
-    "frame_groups",
     "is_xa",
     "mask_items",
     "read_xa",
     "run_headers",
+    "synthetic_frames_of",
     "xa_series",
 ]
 
@@ -36,6 +38,7 @@ XA_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.12.2.1": "Enhanced XRF",
 }
 ENHANCED_CLASSES = ("1.2.840.10008.5.1.4.1.1.12.1.1", "1.2.840.10008.5.1.4.1.1.12.2.1")
+PRIVATE_BLOCK = (0x0029, "CUSTOM_NETS RUN")  # where our own output says which frames are made
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 
 
@@ -75,22 +78,22 @@ def read_xa(
         times_s = np.arange(count) * step_s
     elif times_s is None:
         times_s, time_source = (
-            _multiframe_times(first, count, path) if len(datasets) == 1 else _single_times(datasets, path)
+            multiframe_times(first, count, path) if len(datasets) == 1 else single_file_times(datasets, path)
         )
         if time_source not in ("FrameTime", "FrameTimeVector", "FrameReferenceDateTime", "FrameAcquisitionDateTime"):
             notes.append(f"frame times are from {time_source}, as the file has no FrameTime")
     items, refused = mask_items(first, count, path, strict=subtract)
     notes += [refused] if refused else []
-    relationship = str(_anywhere(first, "PixelIntensityRelationship") or "")
+    relationship = str(anywhere(first, "PixelIntensityRelationship") or "")
     log = subtract and bool(items) and relationship == "LIN"
     if items and relationship not in ("LIN", "LOG", "DISP"):
         notes.append(f"PixelIntensityRelationship is {relationship!r}: the mask is subtracted without a logarithm")
     slope, intercept = float(first.get("RescaleSlope") or 1), float(first.get("RescaleIntercept") or 0)
-    geometry, geometry_notes = _geometry(datasets, count)
+    geometry, style, geometry_notes = _geometry(datasets, count)
     origin = RunOrigin(
         path=str(path),
         format="dicom",
-        meta=_meta(first, time_source, relationship),
+        meta={**_meta(first, time_source, relationship), "angle_style": style},
         notes=tuple(notes + geometry_notes),
         dataset=_header_only(first),
         sources=tuple((str(d.get("SOPClassUID", "")), str(d.get("SOPInstanceUID", ""))) for d in datasets),
@@ -99,6 +102,7 @@ def read_xa(
     return make_run(
         frames,
         times_s,
+        synthetic=np.isin(np.arange(1, count + 1), synthetic_frames_of(first)),
         mask_frames=[index for item in items for index in item.mask_frames],
         subtraction=items if subtract else (),
         log=log,
@@ -192,7 +196,7 @@ def _in_order(datasets: list[Any], path: Path) -> list[Any]:
     unique = {str(dataset.get("SOPInstanceUID", number)): dataset for number, dataset in enumerate(datasets)}
     datasets = list(unique.values())
     for keyword in ("AcquisitionTime", "ContentTime", "TriggerTime"):
-        times = [_clock(dataset, keyword) for dataset in datasets]
+        times = [clock(dataset, keyword) for dataset in datasets]
         if None not in times and len(set(times)) == len(times):
             return [datasets[k] for k in np.argsort(np.asarray(times, dtype=float), kind="stable")]
     numbers = [dataset.get("InstanceNumber") for dataset in datasets]
@@ -248,79 +252,13 @@ def _decoded(dataset: Any, path: Path) -> NDArray:
     return pixels
 
 
-def _multiframe_times(dataset: Any, count: int, path: Path) -> tuple[NDArray[np.float64], str]:
-    """Times from the first frame on (s), and the element they come from."""
-    if "PerFrameFunctionalGroupsSequence" in dataset:
-        for keyword in ("FrameReferenceDateTime", "FrameAcquisitionDateTime"):
-            stamps = [_datetime(_anywhere(dataset, keyword, frame)) for frame in range(count)]
-            if None not in stamps and len(set(stamps)) == count:
-                times = np.asarray(stamps, dtype=np.float64)
-                return times - times[0], keyword
-    pointer = dataset.get("FrameIncrementPointer")
-    pointers = [int(p) for p in (pointer if isinstance(pointer, list | tuple) else [pointer]) if p is not None]
-    vector = dataset.get("FrameTimeVector")
-    if vector is not None and (0x00181065 in pointers or "FrameTime" not in dataset):
-        steps = np.atleast_1d(np.asarray(vector, dtype=np.float64))
-        if len(steps) != count:
-            raise ValueError(f"{path}: FrameTimeVector has {len(steps)} entries for {count} frames: give --times.")
-        times = np.cumsum(steps, dtype=np.float64) / 1000
-        return times - times[0], "FrameTimeVector"
-    fixed = [("FrameTime", 1e-3, 1), ("CineRate", 1.0, -1), ("RecommendedDisplayFrameRate", 1.0, -1)]
-    for keyword, unit, power in [*fixed, ("ActualFrameDuration", 1e-3, 1)]:
-        value = dataset.get(keyword)
-        if value is not None and float(value) > 0:
-            return np.arange(count) * unit * float(value) ** power, keyword
-    raise ValueError(
-        f"{path} has no frame times (no FrameTime, FrameTimeVector or CineRate): say them by --times, or the rate of "
-        "the run by --frame_time_ms."
-    )
-
-
-def _single_times(datasets: list[Any], path: Path) -> tuple[NDArray[np.float64], str]:
-    for keyword in ("AcquisitionTime", "ContentTime", "TriggerTime"):
-        times = [_clock(dataset, keyword) for dataset in datasets]
-        if None not in times and (np.diff(np.asarray(times, dtype=float)) > 0).all():
-            array = np.asarray(times, dtype=np.float64)
-            return array - array[0], keyword
-    return _multiframe_times(datasets[0], len(datasets), path)
-
-
-def _clock(dataset: Any, keyword: str) -> float | None:
-    """A time of day (DICOM TM) or a trigger time (ms) in seconds."""
-    value = dataset.get(keyword)
-    if value in (None, ""):
-        return None
-    if keyword == "TriggerTime":
-        return float(value) / 1000
-    match = re.fullmatch(r"(\d\d):?(\d\d):?(\d\d(?:\.\d+)?)", str(value).strip())
-    return None if match is None else int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3])
-
-
-def _datetime(value: Any) -> float | None:
-    """A DICOM DT as seconds (time zones left out: the difference counts)."""
-    from datetime import datetime
-
-    match = re.fullmatch(r"(\d{14})(\.\d{1,6})?([+-]\d{4})?", str(value or "").strip())
-    if match is None:
-        return None
-    whole = datetime.strptime(match[1], "%Y%m%d%H%M%S") - datetime(1900, 1, 1)
-    return whole.total_seconds() + float(match[2] or 0)
-
-
-def frame_groups(dataset: Any, frame: int) -> list[Any]:
-    """Functional groups of a frame in an enhanced object, its own first, then the shared ones; flat items."""
-    own = dataset.get("PerFrameFunctionalGroupsSequence") or []
-    found = []
-    for group in [*(own[frame : frame + 1]), *(dataset.get("SharedFunctionalGroupsSequence") or [])]:
-        found += [element.value[0] for element in group if element.VR == "SQ" and len(element.value) > 0]
-    return found
-
-
-def _anywhere(dataset: Any, keyword: str, frame: int = 0) -> Any:
-    """An element of the header, or of the functional groups of a frame."""
-    if keyword in dataset:
-        return dataset.get(keyword)
-    return next((item.get(keyword) for item in frame_groups(dataset, frame) if keyword in item), None)
+def synthetic_frames_of(dataset: Any) -> list[int]:
+    """Numbers (from 1) of the frames that a file written here says are made; empty for any other file."""
+    try:
+        value = dataset.private_block(*PRIVATE_BLOCK)[0x01].value
+    except KeyError:
+        return []
+    return [int(number) for number in np.atleast_1d(value)]
 
 
 def mask_items(
@@ -368,7 +306,7 @@ def mask_items(
 
 def _bright_vessels(dataset: Any) -> bool | None:
     """Whether vessels are high stored values, as far as the header says."""
-    sign = _anywhere(dataset, "PixelIntensityRelationshipSign")
+    sign = anywhere(dataset, "PixelIntensityRelationshipSign")
     if sign is not None:
         return int(sign) < 0  # -1: higher values for less X-ray
     return dataset.get("PhotometricInterpretation") == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE"
@@ -376,7 +314,7 @@ def _bright_vessels(dataset: Any) -> bool | None:
 
 def _window(dataset: Any, slope: float, intercept: float) -> tuple[float, float] | None:
     """(lowest, highest) stored value of the first display window."""
-    centre, width = _anywhere(dataset, "WindowCenter"), _anywhere(dataset, "WindowWidth")
+    centre, width = anywhere(dataset, "WindowCenter"), anywhere(dataset, "WindowWidth")
     if centre is None or width is None:
         return None
     centre, width = float(np.atleast_1d(centre)[0]), float(np.atleast_1d(width)[0])
@@ -387,14 +325,14 @@ def _window(dataset: Any, slope: float, intercept: float) -> tuple[float, float]
 def _shutter(dataset: Any) -> dict[str, Any]:
     """Shutter, or where there is none collimator, as plain numbers."""
     for prefix in ("Shutter", "Collimator"):
-        shapes = _anywhere(dataset, f"{prefix}Shape")
+        shapes = anywhere(dataset, f"{prefix}Shape")
         if not shapes:
             continue
         wanted = [shapes] if isinstance(shapes, str) else list(shapes)
         found: dict[str, Any] = {}
 
         def values(name: str, prefix: str = prefix) -> list[float]:
-            value = _anywhere(dataset, name.format(prefix))
+            value = anywhere(dataset, name.format(prefix))
             return [] if value is None else [float(v) for v in np.atleast_1d(value)]
 
         edges = ("{}LeftVerticalEdge", "{}RightVerticalEdge", "{}UpperHorizontalEdge", "{}LowerHorizontalEdge")
@@ -412,15 +350,15 @@ def _shutter(dataset: Any) -> dict[str, Any]:
     return {}
 
 
-def _geometry(datasets: list[Any], count: int) -> tuple[RunGeometry, list[str]]:
+def _geometry(datasets: list[Any], count: int) -> tuple[RunGeometry, str, list[str]]:
     first = datasets[0]
 
     def number(keyword: str) -> float | None:
-        value = _anywhere(first, keyword)
+        value = anywhere(first, keyword)
         return None if value in (None, "") else float(value)
 
-    spacing = _anywhere(first, "ImagerPixelSpacing") or _anywhere(first, "PixelSpacing")
-    primary, secondary, notes = positioner_angles(datasets, count)
+    spacing = anywhere(first, "ImagerPixelSpacing") or anywhere(first, "PixelSpacing")
+    primary, secondary, style, notes = positioner_angles(datasets, count)
     return (
         RunGeometry(
             pixel_spacing_mm=(float(spacing[0]), float(spacing[1])) if spacing else None,
@@ -430,6 +368,7 @@ def _geometry(datasets: list[Any], count: int) -> tuple[RunGeometry, list[str]]:
             source_detector_mm=number("DistanceSourceToDetector"),
             source_patient_mm=number("DistanceSourceToPatient"),
         ),
+        style,
         notes,
     )
 

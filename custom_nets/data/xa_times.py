@@ -1,0 +1,87 @@
+"""Frame times of an XA object or series, and elements wherever an object keeps them."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["anywhere", "clock", "frame_groups", "multiframe_times", "single_file_times"]
+
+
+def multiframe_times(dataset: Any, count: int, path: Path) -> tuple[NDArray[np.float64], str]:
+    """Times from the first frame on (s), and the element they come from."""
+    if "PerFrameFunctionalGroupsSequence" in dataset:
+        for keyword in ("FrameReferenceDateTime", "FrameAcquisitionDateTime"):
+            stamps = [_datetime(anywhere(dataset, keyword, frame)) for frame in range(count)]
+            if None not in stamps and len(set(stamps)) == count:
+                times = np.asarray(stamps, dtype=np.float64)
+                return times - times[0], keyword
+    pointer = dataset.get("FrameIncrementPointer")
+    pointers = [int(p) for p in (pointer if isinstance(pointer, list | tuple) else [pointer]) if p is not None]
+    vector = dataset.get("FrameTimeVector")
+    if vector is not None and (0x00181065 in pointers or "FrameTime" not in dataset):
+        steps = np.atleast_1d(np.asarray(vector, dtype=np.float64))
+        if len(steps) != count:
+            raise ValueError(f"{path}: FrameTimeVector has {len(steps)} entries for {count} frames: give --times.")
+        times: NDArray[np.float64] = np.cumsum(steps) / 1000
+        return times - times[0], "FrameTimeVector"
+    fixed = [("FrameTime", 1e-3, 1), ("CineRate", 1.0, -1), ("RecommendedDisplayFrameRate", 1.0, -1)]
+    for keyword, unit, power in [*fixed, ("ActualFrameDuration", 1e-3, 1)]:
+        value = dataset.get(keyword)
+        if value is not None and float(value) > 0:
+            return np.arange(count) * unit * float(value) ** power, keyword
+    raise ValueError(
+        f"{path} has no frame times (no FrameTime, FrameTimeVector or CineRate): say them by --times, or the rate of "
+        "the run by --frame_time_ms."
+    )
+
+
+def single_file_times(datasets: list[Any], path: Path) -> tuple[NDArray[np.float64], str]:
+    """Times of single-frame files in order (s from the first), and the element they come from."""
+    for keyword in ("AcquisitionTime", "ContentTime", "TriggerTime"):
+        times = [clock(dataset, keyword) for dataset in datasets]
+        if None not in times and (np.diff(np.asarray(times, dtype=float)) > 0).all():
+            array = np.asarray(times, dtype=np.float64)
+            return array - array[0], keyword
+    return multiframe_times(datasets[0], len(datasets), path)
+
+
+def clock(dataset: Any, keyword: str) -> float | None:
+    """A time of day (DICOM TM) or a trigger time (ms) in seconds."""
+    value = dataset.get(keyword)
+    if value in (None, ""):
+        return None
+    if keyword == "TriggerTime":
+        return float(value) / 1000
+    match = re.fullmatch(r"(\d\d):?(\d\d):?(\d\d(?:\.\d+)?)", str(value).strip())
+    return None if match is None else int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3])
+
+
+def _datetime(value: Any) -> float | None:
+    """A DICOM DT as seconds (time zones left out: the difference counts)."""
+    match = re.fullmatch(r"(\d{14})(\.\d{1,6})?([+-]\d{4})?", str(value or "").strip())
+    if match is None:
+        return None
+    whole = datetime.strptime(match[1], "%Y%m%d%H%M%S") - datetime(1900, 1, 1)
+    return whole.total_seconds() + float(match[2] or 0)
+
+
+def frame_groups(dataset: Any, frame: int) -> list[Any]:
+    """Functional groups of a frame in an enhanced object, its own first, then the shared ones; flat items."""
+    own = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    found = []
+    for group in [*(own[frame : frame + 1]), *(dataset.get("SharedFunctionalGroupsSequence") or [])]:
+        found += [element.value[0] for element in group if element.VR == "SQ" and len(element.value) > 0]
+    return found
+
+
+def anywhere(dataset: Any, keyword: str, frame: int = 0) -> Any:
+    """An element of the header, or of the functional groups of a frame."""
+    if keyword in dataset:
+        return dataset.get(keyword)
+    return next((item.get(keyword) for item in frame_groups(dataset, frame) if keyword in item), None)
