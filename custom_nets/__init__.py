@@ -12,7 +12,10 @@ from types import ModuleType
 __version__ = "0.1.0"
 __all__ = ["__version__", "bundle_root"]
 
-_SUBPACKAGES = ("apps", "data", "engines", "handlers", "inferers", "metrics", "networks", "transforms", "utils")
+_SUBPACKAGES = (
+    *("apps", "data", "engines", "handlers", "inferers", "losses", "metrics", "networks", "optimizers"),
+    *("transforms", "utils"),
+)
 
 
 def __getattr__(name: str) -> ModuleType:

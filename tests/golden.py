@@ -38,7 +38,16 @@ _LEFT_OUT = {
         "forward_RDN_k2": ("decoder_in", "stage_one_out"),
         "forward_ResCNN_k2": ("features", "decoder_in", "stage_one_out"),
         "forward_SRResnet_k2": ("features", "decoder_in", "stage_one_out"),
-    }
+    },
+    "most_dsa": {
+        "forward_A": ("merged", "flow", "mask_sigmoid", "unet_logits"),
+        "inter_A": (
+            *("af0_s4", "af1_s2", "af2_s2", "af3", "mf3", "patch_embed4", "lambda0_appearance", "block0_out"),
+            *("warped_c0_3", "warped_c1_0_s4", "unet_s0_s4", "unet_s3", "supple_c0", "unet_up0_s2"),
+        ),
+        "cli_B": ("tta",),
+        "forward_C": None,
+    },
 }
 
 
@@ -54,8 +63,9 @@ class Golden:
 
     @property
     def manifest(self) -> dict[str, list]:
-        """Model -> ordered rows [key, shape, dtype, kind] of its state dict."""
-        return json.loads((self.folder / "manifest.json").read_text())
+        """Model -> ordered rows [key, shape, dtype, kind] of its state dict; one model has the method's name."""
+        content = json.loads((self.folder / "manifest.json").read_text())
+        return content if isinstance(content, dict) else {self.folder.name: content}
 
     def names(self, pattern: str = "*") -> list[str]:
         return sorted(path.stem for path in self.folder.glob(f"{pattern}.npz"))
@@ -66,7 +76,7 @@ class Golden:
 
     def weights(self, model: str) -> dict[str, np.ndarray]:
         """The state dict of ``model``: every tensor is a function of its key and shape."""
-        return _filled(json.dumps(self.manifest[model]))
+        return _filled(self.folder.name, json.dumps(self.manifest[model]))
 
 
 def golden_sets(method: str) -> list[Golden]:
@@ -81,14 +91,19 @@ def name_of(golden: Golden) -> str:
 
 
 @lru_cache(maxsize=4)
-def _filled(rows: str) -> dict[str, np.ndarray]:
-    return {key: arssr_weight(key, shape, kind) for key, shape, _, kind in json.loads(rows)}
+def _filled(method: str, rows: str) -> dict[str, np.ndarray]:
+    return {key: _WEIGHTS[method](key, shape, kind) for key, shape, _, kind in json.loads(rows)}
+
+
+def _normal(key: str, shape: list[int]) -> np.ndarray:
+    """Standard normal numbers seeded by the key's CRC-32."""
+    state = np.random.RandomState(zlib.crc32(key.encode()) & 0x7FFFFFFF)
+    return state.standard_normal(int(np.prod(shape))).astype(np.float32).reshape(shape)
 
 
 def arssr_weight(key: str, shape: list[int], kind: str) -> np.ndarray:
-    """Standard normal numbers seeded by the key's CRC-32, scaled so that the signal keeps its size through the net."""
-    state = np.random.RandomState(zlib.crc32(key.encode()) & 0x7FFFFFFF)
-    x = state.standard_normal(int(np.prod(shape))).astype(np.float32).reshape(shape)
+    """Scaled so that the signal keeps its size through the net."""
+    x = _normal(key, shape)
     if kind == "bias":
         return np.float32(0.1) * x
     if kind == "bias_out":
@@ -99,11 +114,37 @@ def arssr_weight(key: str, shape: list[int], kind: str) -> np.ndarray:
     return x * np.float32(np.sqrt(gain / np.prod(shape[1:])))
 
 
+def most_dsa_weight(key: str, shape: list[int], kind: str) -> np.ndarray:
+    """Also of the VGG19 in its losses, whose keys are ``vgg19.features.N.weight`` and ``.bias``."""
+    if kind == "num_batches":
+        return np.asarray(1000, dtype=np.int64)
+    x = _normal(key, shape)
+    if kind in ("weight", "deconv_weight"):
+        # an output of a 4x4 transposed convolution of stride 2 sees 2x2 taps of each input channel
+        fan_in = int(np.prod(shape[1:])) if kind == "weight" else shape[0] * shape[2] * shape[3] // 4
+        gains = {"block.0.conv.2.0.weight": 4.0, "unet.conv.weight": 0.1, "Lambda.": 1.0, "mlp.": 1.0}
+        gain = next((g for part, g in {**gains, "patch_embed4.": 1.0}.items() if part in key), 2.0)
+        return x * np.float32(np.sqrt(gain / fan_in))
+    if kind == "running_var":
+        return np.exp(np.float32(0.25) * x).astype(np.float32)
+    offset, scale = {
+        "bias": (0.0, 0.1),
+        "running_mean": (0.0, 0.1),
+        "norm_weight": (1.0, 0.1),
+        "prelu": (0.25, 0.05),
+    }[kind]
+    return np.float32(offset) + np.float32(scale) * x
+
+
+_WEIGHTS = {"arssr": arssr_weight, "most_dsa": most_dsa_weight}
+
+
 def make_compact(method: str) -> int:
     """Write the compact part; returns its size in bytes."""
     source, folder = Golden(COMPLETE / method), COMPACT / method
     folder.mkdir(parents=True, exist_ok=True)
-    rows = json.dumps(source.manifest, separators=(",", ":")).replace("]],", "]],\n")
+    manifest = json.loads((source.folder / "manifest.json").read_text())
+    rows = json.dumps(manifest, separators=(",", ":")).replace("]],", "]],\n")
     (folder / "manifest.json").write_text(rows + "\n")
     for name in source.names():
         left_out = _LEFT_OUT[method].get(name, ())

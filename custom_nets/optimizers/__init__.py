@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from .schedules import most_dsa_schedule, published_rate
+
+__all__ = ["most_dsa_schedule", "published_rate"]
