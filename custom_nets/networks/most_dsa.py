@@ -437,7 +437,7 @@ class MoStDSA(nn.Module):
             part.apply(_initialise)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):  # a third faster on a CPU
-                module.to(memory_format=torch.channels_last)
+                module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
 
     def forward(
         self,
