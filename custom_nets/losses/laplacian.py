@@ -16,7 +16,7 @@ class LaplacianPyramidLoss(_Loss):
     published training leaves that to the perceptual loss). ``anchor`` compares it too.
 
     Args:
-        levels: of the pyramid; H and W must be multiples of 2 ** levels.
+        levels: of the pyramid; H and W must be multiples of 2 ** levels, at least twice that.
         anchor: weight of the low-pass image's mean absolute difference; 0 is the published loss.
 
     Shapes: both images [..., C, H, W] -> a number.
@@ -41,9 +41,11 @@ class LaplacianPyramidLoss(_Loss):
             raise ValueError(
                 f"both images must be [..., C, H, W] of one shape, got {tuple(input.shape)} and {tuple(target.shape)}."
             )
-        if input.shape[-2] % 2**self.levels or input.shape[-1] % 2**self.levels:
+        divisor = 2**self.levels
+        if any(side % divisor or side < 2 * divisor for side in input.shape[-2:]):
             raise ValueError(
-                f"{self.levels} levels need H and W to be multiples of {2**self.levels}, got {tuple(input.shape[-2:])}."
+                f"{self.levels} levels need H and W to be multiples of {divisor}, at least {2 * divisor}, got "
+                f"{tuple(input.shape[-2:])}."
             )
         # every step of the pyramid is linear, so the pyramid of the difference is the difference of the pyramids
         x = (input.float() - target.float()).flatten(0, -3)[:, None]  # [N, 1, H, W]
