@@ -89,11 +89,11 @@ def read_xa(
     if items and relationship not in ("LIN", "LOG", "DISP"):
         notes.append(f"PixelIntensityRelationship is {relationship!r}: the mask is subtracted without a logarithm")
     slope, intercept = float(first.get("RescaleSlope") or 1), float(first.get("RescaleIntercept") or 0)
-    geometry, style, geometry_notes = _geometry(datasets, count)
+    geometry, styles, geometry_notes = _geometry(datasets, count)
     origin = RunOrigin(
         path=str(path),
         format="dicom",
-        meta={**_meta(first, time_source, relationship), "angle_style": style},
+        meta={**_meta(first, time_source, relationship), "angle_styles": styles},
         notes=tuple(notes + geometry_notes),
         dataset=_header_only(first),
         sources=tuple((str(d.get("SOPClassUID", "")), str(d.get("SOPInstanceUID", ""))) for d in datasets),
@@ -179,6 +179,8 @@ def _read(path: Path) -> Any:
         dataset = pydicom.dcmread(path, force=True)
     except Exception as error:  # pydicom raises many kinds for damaged files
         raise ValueError(f"{path} is a damaged DICOM file: {' '.join(str(error).split())}.") from error
+    if "SOPClassUID" not in dataset:
+        raise ValueError(f"{path} is damaged or truncated: its header cannot be read as DICOM. Export it again.")
     if not is_xa(dataset):
         raise ValueError(
             f"{path} is {_kind(dataset)}: an X-ray angiography run is needed ({', '.join(XA_CLASSES.values())})."
@@ -350,7 +352,7 @@ def _shutter(dataset: Any) -> dict[str, Any]:
     return {}
 
 
-def _geometry(datasets: list[Any], count: int) -> tuple[RunGeometry, str, list[str]]:
+def _geometry(datasets: list[Any], count: int) -> tuple[RunGeometry, dict[str, str], list[str]]:
     first = datasets[0]
 
     def number(keyword: str) -> float | None:
@@ -358,7 +360,7 @@ def _geometry(datasets: list[Any], count: int) -> tuple[RunGeometry, str, list[s
         return None if value in (None, "") else float(value)
 
     spacing = anywhere(first, "ImagerPixelSpacing") or anywhere(first, "PixelSpacing")
-    primary, secondary, style, notes = positioner_angles(datasets, count)
+    primary, secondary, styles, notes = positioner_angles(datasets, count)
     return (
         RunGeometry(
             pixel_spacing_mm=(float(spacing[0]), float(spacing[1])) if spacing else None,
@@ -366,9 +368,9 @@ def _geometry(datasets: list[Any], count: int) -> tuple[RunGeometry, str, list[s
             secondary_deg=secondary,
             table_mm=table_positions(datasets, count),
             source_detector_mm=number("DistanceSourceToDetector"),
-            source_patient_mm=number("DistanceSourceToPatient"),
+            source_patient_mm=number("DistanceSourceToPatient") or number("DistanceSourceToIsocenter"),
         ),
-        style,
+        styles,
         notes,
     )
 

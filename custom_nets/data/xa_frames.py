@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -41,8 +42,8 @@ def set_times(dataset: Any, times_s: NDArray[np.float64]) -> None:
     dataset.CineRate, dataset.RecommendedDisplayFrameRate = rate, rate
 
 
-def set_angles(dataset: Any, geometry: RunGeometry, style: str) -> None:
-    """Start angle and increments, in the style ("steps", "offsets", "absolute") that the source has."""
+def set_angles(dataset: Any, geometry: RunGeometry, styles: Mapping[str, str]) -> None:
+    """Start angle and increments; "Primary" and "Secondary" in the style that the source has, otherwise as steps."""
     for name, angles in (("Primary", geometry.primary_deg), ("Secondary", geometry.secondary_deg)):
         increment = f"Positioner{name}AngleIncrement"
         if angles is None:
@@ -55,7 +56,7 @@ def set_angles(dataset: Any, geometry: RunGeometry, style: str) -> None:
                 "steps": np.diff(angles, prepend=angles[0]),
                 "offsets": angles - angles[0],
                 "absolute": angles,
-            }[style]
+            }[styles.get(name, "steps")]
             setattr(dataset, increment, [_decimal(round(v, 6)) for v in values])
         setattr(dataset, f"Positioner{name}Angle", _decimal(round(float(angles[0]), 6)))
 
@@ -79,6 +80,11 @@ def set_frame_groups(dataset: Any, run: AngiographyRun) -> None:
     time, and its kind said in FrameType and FrameComments.
     """
     old = list(dataset.PerFrameFunctionalGroupsSequence)
+    for shared in dataset.get("SharedFunctionalGroupsSequence") or []:
+        if run.synthetic.any() and "FramePixelDataPropertiesSequence" in shared:  # FrameType differs from now on
+            for group in old:
+                group.FramePixelDataPropertiesSequence = copy.deepcopy(shared.FramePixelDataPropertiesSequence)
+            del shared.FramePixelDataPropertiesSequence
     measured = np.flatnonzero(run.source_index >= 0)
     start = _stamp(old[int(run.source_index[measured[0]])])
     groups = []
@@ -127,9 +133,8 @@ def _mark_made(group: Any, start: datetime | None, seconds: float) -> None:
         for keyword in ("FrameReferenceDateTime", "FrameAcquisitionDateTime"):
             if keyword in content and start is not None:
                 setattr(content, keyword, (start + timedelta(seconds=seconds)).strftime("%Y%m%d%H%M%S.%f"))
-    # a macro stands either in the shared groups or with every frame; where it is shared, FrameComments alone says it
-    if kind := group.get("XAXRFFrameCharacteristicsSequence"):
-        kind[0].FrameType = ["DERIVED", *list(kind[0].get("FrameType") or ["", "PRIMARY"])[1:]]
+    for kind in group.get("FramePixelDataPropertiesSequence") or []:
+        kind.FrameType = ["DERIVED", *list(kind.get("FrameType") or ["", "PRIMARY"])[1:]]
 
 
 def _number_dimensions(groups: list[Any], old: list[Any]) -> None:

@@ -38,9 +38,9 @@ def _angles(increments: NDArray[np.float64], start_deg: float) -> tuple[NDArray[
 
 def positioner_angles(
     datasets: list[Any], count: int
-) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None, str, list[str]]:
+) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None, dict[str, str], list[str]]:
     """Primary and secondary angles [T] in degrees where the run has them, how increments are meant, and notes on it."""
-    first, notes, kind = datasets[0], list[str](), "steps"
+    first, notes, kinds = datasets[0], list[str](), dict[str, str]()
     found: list[NDArray[np.float64] | None] = []
     for name in ("Primary", "Secondary"):
         angles = None
@@ -54,13 +54,13 @@ def positioner_angles(
             values = np.atleast_1d(np.asarray([] if increments is None else increments, dtype=np.float64))
             if start not in (None, "") and len(values) == count:
                 angles, style = _angles(values, float(start))
+                kinds[name] = style
                 if style != "steps":
-                    kind = style
                     notes.append(f"Positioner{name}AngleIncrement is read as {style} angles: they grow steadily")
             elif start not in (None, ""):
                 angles = np.full(count, float(start))
         found.append(angles)
-    return found[0], found[1], kind, notes
+    return found[0], found[1], kinds, notes
 
 
 def table_positions(datasets: list[Any], count: int) -> NDArray[np.float64] | None:

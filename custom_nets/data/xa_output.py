@@ -21,6 +21,10 @@ from custom_nets.data.xa_frames import set_angles, set_frame_groups, set_table, 
 
 __all__ = ["derived_dataset", "frame_ranges", "new_xa_dataset", "save_dataset"]
 
+_LOSSY = (
+    "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91",
+    "1.2.840.10008.1.2.4.203",
+)  # fmt: skip
 _GONE = (
     # about pixels, files or transfers that are no longer
     "SmallestImagePixelValue", "LargestImagePixelValue", "SmallestPixelValueInSeries", "LargestPixelValueInSeries",
@@ -46,7 +50,7 @@ def new_xa_dataset(
     """A valid multi-frame X-Ray Angiographic Image (pydicom ``FileDataset``) from plain frames.
 
     Args:
-        frames: [T, H, W] uint8, int8, uint16 or int16.
+        frames: [T, H, W] uint8 or uint16 (int8 and int16 without values below zero).
         times_s: [T], strictly increasing.
         bits_stored: 8 to 16; None: all bits of the type.
         relationship: PixelIntensityRelationship: LIN (intensity), LOG or DISP.
@@ -55,12 +59,18 @@ def new_xa_dataset(
         patient: name and ID.
 
     Raises:
-        ValueError: float frames, or values beyond ``bits_stored``.
+        ValueError: float frames, values below zero or beyond ``bits_stored``.
     """
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
     frames, geometry = np.asarray(frames), geometry or RunGeometry()
+    if np.issubdtype(frames.dtype, np.signedinteger):
+        if frames.min() < 0:
+            raise ValueError(
+                "XA DICOM has no values below zero (PS3.3 C.8.7.1): write them as NIfTI or NPZ, or as unsigned values."
+            )
+        frames = frames.view(frames.dtype.str.replace("i", "u"))
     now = datetime.now()
     dataset = FileDataset("", {}, file_meta=FileMetaDataset(), preamble=b"\0" * 128)
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -98,6 +108,8 @@ def new_xa_dataset(
         "SamplesPerPixel": 1,
         "PhotometricInterpretation": photometric,
     }
+    if relationship == "LOG":  # the standard asks for a modality LUT then; ours says that values are what they are
+        elements |= {"RescaleIntercept": "0", "RescaleSlope": "1", "RescaleType": "US"}
     for name, value in (
         ("DistanceSourceToDetector", geometry.source_detector_mm),
         ("DistanceSourceToPatient", geometry.source_patient_mm),
@@ -111,7 +123,7 @@ def new_xa_dataset(
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     set_times(dataset, np.asarray(times_s, dtype=np.float64))
-    set_angles(dataset, geometry, "steps")
+    set_angles(dataset, geometry, {})
     set_table(dataset, geometry)
     if subtraction:
         dataset.MaskSubtractionSequence = [_mask_element(item, len(frames)) for item in subtraction]
@@ -152,9 +164,11 @@ def derived_dataset(run: AngiographyRun, made_by: str = "custom_nets", descripti
         if enhanced:
             set_frame_groups(dataset, run)
         else:
-            set_angles(dataset, run.geometry, run.origin.meta.get("angle_style", "steps"))
+            set_angles(dataset, run.geometry, run.origin.meta.get("angle_styles", {}))
             set_table(dataset, run.geometry)
         _set_pixels(dataset, run.frames, run.origin.meta.get("bits_stored"))
+    if source is not None and str(source.file_meta.TransferSyntaxUID) in _LOSSY:
+        dataset.LossyImageCompression = "01"  # the loss stays, whatever the pixels are stored as now
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
@@ -214,8 +228,9 @@ def _describe(dataset: Any, run: AngiographyRun, made_by: str, description: str)
         dataset.FrameNumbersOfInterest = old + new
         dataset.FrameOfInterestDescription = (words + [""] * len(old))[: len(old)] + ["synthetic"] * len(new)
     block = dataset.private_block(*PRIVATE_BLOCK, create=True)
-    block.add_new(0x01, "UL", made.tolist())
-    block.add_new(0x02, "FD", run.times_s.tolist())
+    # not block.add_new: in a copied data set pydicom's block still writes into the original
+    dataset.add_new(block.get_tag(0x01), "UL", made.tolist())
+    dataset.add_new(block.get_tag(0x02), "FD", run.times_s.tolist())
 
 
 def _renumber(dataset: Any, run: AngiographyRun) -> None:

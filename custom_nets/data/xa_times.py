@@ -19,22 +19,22 @@ def multiframe_times(dataset: Any, count: int, path: Path) -> tuple[NDArray[np.f
         for keyword in ("FrameReferenceDateTime", "FrameAcquisitionDateTime"):
             stamps = [_datetime(anywhere(dataset, keyword, frame)) for frame in range(count)]
             if None not in stamps and len(set(stamps)) == count:
-                times = np.asarray(stamps, dtype=np.float64)
-                return times - times[0], keyword
+                stamped = np.asarray(stamps, dtype=np.int64)
+                return (stamped - stamped[0]).astype(np.float64) / 1e6, keyword
     pointer = dataset.get("FrameIncrementPointer")
-    pointers = [int(p) for p in (pointer if isinstance(pointer, list | tuple) else [pointer]) if p is not None]
+    pointers = [] if pointer is None else [pointer] if isinstance(pointer, int) else list(pointer)
     vector = dataset.get("FrameTimeVector")
     if vector is not None and (0x00181065 in pointers or "FrameTime" not in dataset):
         steps = np.atleast_1d(np.asarray(vector, dtype=np.float64))
         if len(steps) != count:
             raise ValueError(f"{path}: FrameTimeVector has {len(steps)} entries for {count} frames: give --times.")
-        times: NDArray[np.float64] = np.cumsum(steps) / 1000
-        return times - times[0], "FrameTimeVector"
+        total: NDArray[np.float64] = np.cumsum(steps)
+        return (total - total[0]) / 1000, "FrameTimeVector"
     fixed = [("FrameTime", 1e-3, 1), ("CineRate", 1.0, -1), ("RecommendedDisplayFrameRate", 1.0, -1)]
     for keyword, unit, power in [*fixed, ("ActualFrameDuration", 1e-3, 1)]:
         value = dataset.get(keyword)
         if value is not None and float(value) > 0:
-            return np.arange(count) * unit * float(value) ** power, keyword
+            return np.arange(count, dtype=np.float64) * (unit * float(value) ** power), keyword
     raise ValueError(
         f"{path} has no frame times (no FrameTime, FrameTimeVector or CineRate): say them by --times, or the rate of "
         "the run by --frame_time_ms."
@@ -62,13 +62,13 @@ def clock(dataset: Any, keyword: str) -> float | None:
     return None if match is None else int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3])
 
 
-def _datetime(value: Any) -> float | None:
-    """A DICOM DT as seconds (time zones left out: the difference counts)."""
-    match = re.fullmatch(r"(\d{14})(\.\d{1,6})?([+-]\d{4})?", str(value or "").strip())
+def _datetime(value: Any) -> int | None:
+    """A DICOM DT as whole microseconds (time zones left out: the difference counts)."""
+    match = re.fullmatch(r"(\d{14})(?:\.(\d{1,6}))?([+-]\d{4})?", str(value or "").strip())
     if match is None:
         return None
     whole = datetime.strptime(match[1], "%Y%m%d%H%M%S") - datetime(1900, 1, 1)
-    return whole.total_seconds() + float(match[2] or 0)
+    return round(whole.total_seconds()) * 1_000_000 + int((match[2] or "0").ljust(6, "0"))
 
 
 def frame_groups(dataset: Any, frame: int) -> list[Any]:
