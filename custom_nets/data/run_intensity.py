@@ -237,7 +237,7 @@ def _polarity(low: float, ground: float, high: float, inverted: bool | None, sub
     flip = bool(inverted)
     if inverted is None and bright > 2 * dark:
         return True, "vessels taken to be bright: the bright tail of the grey values is the longer one"
-    if subtracted and inverted is not None and (dark if flip else bright) > 2 * (bright if flip else dark):
+    if subtracted and inverted is not None and (dark if flip else bright) > 3 * (bright if flip else dark):
         return (
             not flip,
             "the subtracted vessels have the opposite polarity of what the header says; the picture decides",

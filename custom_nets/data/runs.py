@@ -321,6 +321,7 @@ def make_run(
     origin = origin or RunOrigin()
     name = origin.path or "the run"
     frames = np.asarray(frames)
+    frames = frames.astype(frames.dtype.newbyteorder("="), copy=False)
     check_frames(frames, name)
     times = np.arange(len(frames), dtype=np.float64) if times_s is None else np.array(times_s, dtype=np.float64)
     masks = sorted({*mask_frames, *(index for item in subtraction for index in item.mask_frames)})

@@ -7,6 +7,7 @@ instance, by which software; and for every frame whether it was measured. Elemen
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -356,8 +357,14 @@ def save_dataset(dataset: Any, path: Any) -> None:
     """Write a data set as Explicit VR Little Endian (pydicom 2.4 and 3)."""
     import pydicom
 
-    if int(pydicom.__version__.split(".")[0]) >= 3:
-        dataset.save_as(path, enforce_file_format=True, implicit_vr=False, little_endian=True)
-    else:
+    if int(pydicom.__version__.split(".")[0]) < 3:
         dataset.is_little_endian, dataset.is_implicit_VR = True, False
         dataset.save_as(path, write_like_original=False)
+        return
+    pixels = dataset.PixelData
+    try:
+        # written from a stream piece by piece; from bytes pydicom would make two more copies of a whole run
+        dataset["PixelData"].value = io.BytesIO(pixels)
+        dataset.save_as(path, enforce_file_format=True, implicit_vr=False, little_endian=True)
+    finally:
+        dataset["PixelData"].value = pixels

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -43,6 +45,12 @@ def lengthened(run):
     )
 
 
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (dicom3tools) is not installed")
+def test_the_validator_finds_faults(tmp_path):
+    path = write_xa(tmp_path / "run.dcm", contrast_run(), PixelIntensityRelationship=None)
+    assert any("PixelIntensityRelationship" in line for line in validator_errors(path))
+
+
 @pytest.mark.parametrize(
     "dtype, bits, tags",
     [
@@ -78,7 +86,8 @@ def test_round_trip(tmp_path, dtype, bits, tags):
     # the class knows neither signed values nor MONOCHROME1; where a file has them, that stays its only fault
     assert validator_errors(written) == validator_errors(source)
     usual = dtype in (np.uint8, np.uint16) and new.PhotometricInterpretation == "MONOCHROME2"
-    assert usual == (not validator_errors(written))
+    if shutil.which("dciodvfy"):
+        assert usual == (not validator_errors(written))
     again = read_run(written)
     np.testing.assert_array_equal(again.synthetic, longer.synthetic)
     np.testing.assert_array_equal(again.frames, longer.frames)
