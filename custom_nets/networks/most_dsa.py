@@ -27,6 +27,10 @@ import torch.nn.functional as F
 __all__ = ["Interpolation", "MoStDSA", "centred_padding", "half_size", "warp"]
 
 
+# a third faster than the other one on a CPU; half precision on CUDA wants it too
+_MEMORY_FORMAT = torch.channels_last
+
+
 # ---- small pieces ----
 
 
@@ -41,7 +45,7 @@ def _normed(norm: nn.LayerNorm, x: torch.Tensor) -> torch.Tensor:
 
 def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     """Channels of all parts; in one memory format, as a mixture is copied twice."""
-    return torch.cat([part.contiguous(memory_format=torch.channels_last) for part in parts], 1)
+    return torch.cat([part.contiguous(memory_format=_MEMORY_FORMAT) for part in parts], 1)
 
 
 def half_size(x: torch.Tensor) -> torch.Tensor:
@@ -436,8 +440,8 @@ class MoStDSA(nn.Module):
         for part in (self.feature_bone, self.unet):
             part.apply(_initialise)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):  # a third faster on a CPU
-                module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                module.weight.data = module.weight.data.contiguous(memory_format=_MEMORY_FORMAT)
 
     def forward(
         self,
@@ -484,7 +488,7 @@ class MoStDSA(nn.Module):
         frames = torch.cat([frame0, frame1]).float()
         if any(padding):
             frames = F.pad(frames, padding, mode="replicate")
-        frames = frames.contiguous(memory_format=torch.channels_last)
+        frames = frames.contiguous(memory_format=_MEMORY_FORMAT)
         if tta:  # [frames 0, rotated frames 0, frames 1, rotated frames 1]
             frames = torch.stack([frames, frames.flip(-2, -1)], 1).unflatten(0, (2, b)).transpose(1, 2).flatten(0, 2)
             result = self._interpolate(frames, times.repeat(2, 1), flow_scale)
