@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from custom_nets.geometry import Grid
 
-__all__ = ["comparison_figure", "preview_figure"]
+__all__ = ["comparison_figure", "preview_figure", "save_figure"]
 
 # name, axis across the plane, horizontal axis, vertical axis, names at left, right, bottom, top (R, A, S = + x, y, z)
 PLANES = (
@@ -148,7 +148,7 @@ def comparison_figure(
                 _colour_bar(figure, axes, drawn)
     if title:
         figure.suptitle(title, fontsize=13, y=1 - 0.12 / figure.get_figheight(), va="top")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def preview_figure(path: str | Path, image: Any, output: Any, title: str = "") -> Path:
@@ -199,7 +199,7 @@ def preview_figure(path: str | Path, image: Any, output: Any, title: str = "") -
                 ax.set_ylabel(f"{name}\n{_millimetres(own)}\n{shape}", fontsize=11)
     if title:
         figure.suptitle(title, fontsize=13, y=1 - 0.12 / figure.get_figheight(), va="top")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _millimetres(grid: Grid) -> str:
@@ -272,7 +272,7 @@ def _colour_bar(figure, axes, drawn) -> None:
     bar.tick_params(labelsize=8)
 
 
-def _save(figure, path: str | Path) -> Path:
+def save_figure(figure, path: str | Path) -> Path:
     """Write the PNG under another name, then put it in place."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

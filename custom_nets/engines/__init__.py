@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from .batches import prepare_points
-from .cases import CaseEvaluator, record_path
+from .batches import prepare_gap, prepare_points, prepare_run, single_item
+from .cases import CaseEvaluator, RunEvaluator, record_path
 
-__all__ = ["CaseEvaluator", "prepare_points", "record_path"]
+__all__ = [
+    "CaseEvaluator",
+    "RunEvaluator",
+    "prepare_gap",
+    "prepare_points",
+    "prepare_run",
+    "record_path",
+    "single_item",
+]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-__all__ = ["prepare_points"]
+__all__ = ["prepare_gap", "prepare_points", "prepare_run", "single_item"]
 
 
 def prepare_points(
@@ -21,3 +22,29 @@ def prepare_points(
         for key in ("image", "label", "positions", "scale")
     )
     return image, label, (positions, scale), {}
+
+
+def prepare_gap(
+    batchdata: dict[str, torch.Tensor],
+    device: str | torch.device | None = None,
+    non_blocking: bool = False,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...], dict[str, Any]]:
+    """For frame interpolation: ``net(frame0, frame1, timesteps, before, after, nearness)`` against ``label``."""
+    names = ("frame0", "label", "frame1", "timesteps", "before", "after", "nearness")
+    frame0, label, *others = (batchdata[n].to(device=device, non_blocking=non_blocking, **kwargs) for n in names)
+    return frame0, label, tuple(others), {}
+
+
+def single_item(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """``collate_fn`` for things that cannot be stacked, such as runs: the one item of the batch as it is."""
+    if len(items) != 1:
+        raise ValueError(f"items of this kind go one at a time, got a batch of {len(items)}.")
+    return items[0]
+
+
+def prepare_run(
+    batchdata: dict[str, Any], device: str | torch.device | None = None, non_blocking: bool = False, **kwargs: Any
+) -> tuple[Any, None, tuple[()], dict[str, Any]]:
+    """For whole runs: the inferer takes the run as it is and moves to the device what it works on."""
+    return batchdata["image"], None, (), {"device": device}

@@ -8,6 +8,7 @@ from .epoch_seed import EpochSeed
 from .inference_record import InferenceRecord
 from .mlflow_run import MLflowRun
 from .progress import TrainingProgress
+from .run_record import RunRecord
 from .training_state import TrainingState
 from .validation_picture import ValidationPicture
 
@@ -17,6 +18,7 @@ __all__ = [
     "EpochSeed",
     "InferenceRecord",
     "MLflowRun",
+    "RunRecord",
     "TrainingProgress",
     "TrainingState",
     "ValidationPicture",

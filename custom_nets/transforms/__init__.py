@@ -1,22 +1,28 @@
-"""MONAI transforms of all bundles: reading and writing volumes, intensities, degradation."""
+"""MONAI transforms of all bundles: reading and writing volumes and runs, intensities, degradation."""
 
 from __future__ import annotations
 
 from .degradation import DegradeVolumed, PublishedDegraded, RandDegradeCropd, RandScaledCropd
+from .frame_gaps import RandFrameGapd, RandSimulatedGapd
 from .intensity import RestoreIntensityd, ScaleToUnitRanged
 from .io import LoadVolumed, SaveVolumed, check_writable, load_volume
 from .published import PublishedPaird
+from .runs import LoadRund, SaveRund
 from .subjects import LoadSubjectd
 
 __all__ = [
     "DegradeVolumed",
+    "LoadRund",
     "LoadSubjectd",
     "LoadVolumed",
     "PublishedDegraded",
     "PublishedPaird",
     "RandDegradeCropd",
+    "RandFrameGapd",
     "RandScaledCropd",
+    "RandSimulatedGapd",
     "RestoreIntensityd",
+    "SaveRund",
     "SaveVolumed",
     "ScaleToUnitRanged",
     "check_writable",

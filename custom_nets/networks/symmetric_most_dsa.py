@@ -1,0 +1,266 @@
+"""SymmetricMoStDSA: any moment between two DSA frames, the same picture whichever way time runs.
+
+After MoSt-DSA (Xu et al., ECAI 2024, https://arxiv.org/abs/2407.07078), whose published network is
+:class:`custom_nets.networks.MoStDSA`. What is kept: two frames are encoded together, each looking at the other; a
+motion between them warps both; a refiner corrects. What differs, and why:
+
+- one grey channel and one set of weights for any number of frames at any time;
+- *symmetric by construction*: both frames pass the same layers, so swapping them and ``t -> 1-t`` gives the same picture;
+- ``t = 0`` and ``t = 1`` are the measured frames, exactly;
+- nearly all work is done once per pair: a further moment costs about a fifth of the pair;
+- the measured frames before and after the pair may be given. They show what is noise (of the frame), what is fixed (the
+  mask's noise, subtracted from all frames), and how contrast comes and goes;
+- static and moving content are kept apart: a gate chooses for each pixel between frames that follow the motion and
+  frames that stand still. Contrast that arrives without motion, and the mask's noise, must not be warped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+__all__ = ["SymmetricMoStDSA"]
+
+
+def conv(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> nn.Sequential:
+    """Convolution that keeps the size (or halves it), and its activation."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2), nn.LeakyReLU(0.1, inplace=True)
+    )
+
+
+def warp(image: torch.Tensor, flow_px: torch.Tensor) -> torch.Tensor:
+    """Sample ``image`` [N, C, H, W] at ``x + flow_px`` [N, 2, H, W] (x, y in pixels), bilinear, borders repeated."""
+    height, width = image.shape[-2:]
+    flow = flow_px.float()  # positions need more digits than half precision has
+    x = torch.arange(width, device=image.device, dtype=torch.float32) + flow[:, 0]
+    y = torch.arange(height, device=image.device, dtype=torch.float32)[:, None] + flow[:, 1]
+    grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
+    return F.grid_sample(image.float(), grid, padding_mode="border", align_corners=False).to(image.dtype)
+
+
+def swap(sides: torch.Tensor) -> torch.Tensor:
+    """[2B, ...], rows of frame 0 then rows of frame 1: what the other side has."""
+    return torch.cat(sides.chunk(2)[::-1])
+
+
+def antisymmetric(sides: torch.Tensor) -> torch.Tensor:
+    """The part of [2B, ...] that changes its sign when the sides are swapped."""
+    return (sides - swap(sides)) / 2
+
+
+class Level(nn.Module):
+    """Bring both sides' features to the middle of the motion, join them with what coarser levels know, refine the motion.
+
+    Args:
+        coarse: channels that come from the coarser level.
+        width: channels of the encoder at this level.
+        out: channels of the result.
+    """
+
+    def __init__(self, coarse: int, width: int, out: int) -> None:
+        super().__init__()
+        self.join = conv(coarse + 2 * width, out, kernel_size=1)
+        self.refine = conv(out, out)
+        self.motion = nn.Conv2d(out, 2, 3, padding=1)
+        nn.init.normal_(self.motion.weight, std=1e-3)
+        nn.init.zeros_(self.motion.bias)
+
+    def forward(
+        self, features: torch.Tensor, coarse: torch.Tensor, flow_px: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        coarse = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
+        flow_px = 2 * F.interpolate(flow_px, scale_factor=2.0, mode="bilinear", align_corners=False)
+        own = warp(features, -flow_px / 2)
+        x = self.join(torch.cat([coarse, own, swap(own)], dim=1))
+        x = x + self.refine(x)
+        return x, flow_px + antisymmetric(self.motion(x))
+
+
+class SymmetricMoStDSA(nn.Module):
+    """Frames between two measured DSA frames.
+
+    Args:
+        widths: channels at 1/2, 1/4, 1/8 and 1/16 of the frames' size.
+        pair_width: channels of what is known of a pair, at 1/2 of the size.
+        time_width: channels of the refiner that runs for every moment.
+
+    Example::
+
+        >>> net = SymmetricMoStDSA().eval()
+        >>> net(torch.rand(1, 1, 64, 48), torch.rand(1, 1, 64, 48), [0.25, 0.5, 0.75]).shape
+        torch.Size([1, 3, 1, 64, 48])
+    """
+
+    in_channels = 1
+    takes_context = True  # the frames before and after the pair
+
+    def __init__(self, widths: Sequence[int] = (16, 32, 48, 64), pair_width: int = 24, time_width: int = 16) -> None:
+        super().__init__()
+        w1, w2, w3, w4 = widths
+        self.unshuffle = nn.PixelUnshuffle(2)
+        self.shuffle = nn.PixelShuffle(2)
+        # own frame, other frame, the frame beyond each (4 pixels each); how far these two are
+        self.encoders = nn.ModuleList(
+            [
+                nn.Sequential(conv(16 + 2, w1), conv(w1, w1)),
+                nn.Sequential(conv(w1, w2, stride=2), conv(w2, w2)),
+                nn.Sequential(conv(w2, w3, stride=2), conv(w3, w3)),
+                nn.Sequential(conv(w3, w4, stride=2), conv(w4, w4)),
+            ]
+        )
+        self.bottom = conv(2 * w4, w4)
+        self.bottom_motion = nn.Conv2d(w4, 2, 3, padding=1)
+        nn.init.normal_(self.bottom_motion.weight, std=1e-3)
+        nn.init.zeros_(self.bottom_motion.bias)
+        self.levels = nn.ModuleList([Level(w4, w3, w3), Level(w3, w2, w2), Level(w2, w1, pair_width)])
+        self.preference = nn.Conv2d(pair_width, 8, 1)
+        self.side_still = nn.Conv2d(4, time_width, 3, padding=1)
+        self.side_moved = nn.Conv2d(5, time_width, 3, padding=1)
+        self.refiner = conv(pair_width + time_width, pair_width)
+        self.output = nn.Conv2d(pair_width, 8, 3, padding=1)
+        for head in (self.preference, self.output):
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+
+    # ---- once per pair ----
+
+    def pair(
+        self, frames: torch.Tensor, beyond: torch.Tensor, nearness: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is known of a pair at every moment.
+
+        Args:
+            frames: [2B, 1, H, W], rows of frame 0 then of frame 1; H and W multiples of 16.
+            beyond: [2B, 1, H, W], the frame before frame 0, the frame after frame 1.
+            nearness: [2B], length of the gap over the distance to the frame beyond; 0 where there is none.
+
+        Returns:
+            features [2B, pair_width, H/2, W/2], motion [2B, 2, H/2, W/2] of own towards other, in half-size pixels.
+        """
+        x = self.unshuffle(torch.cat([frames, swap(frames), beyond, swap(beyond)], dim=1))
+        near = torch.stack([nearness, swap(nearness)], dim=1).to(x.dtype)[:, :, None, None]
+        x = torch.cat([4 * (x - 0.7), near.expand(-1, -1, *x.shape[-2:])], dim=1)
+        pyramid = []
+        for encoder in self.encoders:
+            x = encoder(x)
+            pyramid.append(x)
+        x = self.bottom(torch.cat([x, swap(x)], dim=1))
+        flow_px = antisymmetric(self.bottom_motion(x))
+        for level, features in zip(self.levels, pyramid[-2::-1], strict=True):
+            x, flow_px = level(features, x, flow_px)
+        return x, flow_px
+
+    # ---- once per moment ----
+
+    def moments(
+        self, frames: torch.Tensor, features: torch.Tensor, flow_px: torch.Tensor, t: torch.Tensor
+    ) -> torch.Tensor:
+        """All moments of all pairs in one batch.
+
+        Args:
+            frames: [2B, 1, H, W].
+            features, flow_px: from :meth:`pair`.
+            t: [B, T] in [0, 1].
+
+        Returns:
+            [BT, 1, H, W], the moments of a pair one after another.
+        """
+        full_flow = 2 * F.interpolate(flow_px, scale_factor=2.0, mode="bilinear", align_corners=False)
+        still_bent, moved_bent = antisymmetric(self.preference(features)).chunk(2)[0].chunk(2, dim=1)
+        still_seen = self.side_still(4 * (self.unshuffle(frames) - 0.7))
+
+        count = t.shape[1]
+        frames, full_flow, still_seen, flow_px, features = (
+            _repeated(x, count) for x in (frames, full_flow, still_seen, flow_px.chunk(2)[0], features)
+        )
+        still_bent, moved_bent = (_repeated(self.shuffle(x), count) for x in (still_bent, moved_bent))
+        t = t.reshape(-1, 1, 1, 1).to(frames.dtype)
+        since = torch.cat([t, 1 - t])  # time from each side's own frame
+
+        moved = warp(frames, -since * full_flow)
+        seen = torch.cat([4 * (self.unshuffle(moved) - 0.7), since.expand(-1, 1, *still_seen.shape[-2:])], dim=1)
+        seen = F.leaky_relu(still_seen + self.side_moved(seen), 0.1, inplace=True)
+        # what is known of the pair lies in the middle of its motion
+        known = warp(torch.lerp(*features.chunk(2), t), (0.5 - t) * flow_px)
+        x = self.refiner(torch.cat([known, sum(seen.chunk(2))], dim=1))
+        gate, residual = self.shuffle(self.output(x).reshape(-1, 2, 4, *x.shape[-2:])).unbind(1)
+        still = torch.lerp(*frames.chunk(2), _bent(t, still_bent))
+        follows = torch.lerp(*moved.chunk(2), _bent(t, moved_bent))
+        return torch.lerp(still, follows, torch.sigmoid(gate)) + t * (1 - t) * residual
+
+    # ---- all of it ----
+
+    def forward(
+        self,
+        frame0: torch.Tensor,
+        frame1: torch.Tensor | None = None,
+        timesteps: float | Sequence[float] | torch.Tensor = 0.5,
+        before: torch.Tensor | None = None,
+        after: torch.Tensor | None = None,
+        nearness: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Pictures at ``timesteps`` of the gap.
+
+        Args:
+            frame0, frame1: [B, 1, H, W], dark vessels on a bright ground, about [0, 1]; any size. Without ``frame1``
+                the two frames are the channels of ``frame0`` [B, 2, H, W].
+            timesteps: in [0, 1]; one number, [T], or [B, T].
+            before, after: [B, 1, H, W], the measured frames on either side of the pair, where there are any.
+            nearness: [B, 2], length of the gap over the distance from frame 0 to ``before`` and from frame 1 to
+                ``after`` (1 in an even run; 0 for a row that has none). 1 where not given.
+
+        Returns:
+            [B, T, 1, H, W]; [B, T, H, W] when the frames came as channels.
+
+        Raises:
+            ValueError: shapes that do not fit, or a time outside the gap.
+        """
+        as_channels = frame1 is None
+        if as_channels:
+            if frame0.ndim != 4 or frame0.shape[1] != 2:
+                raise ValueError(f"two frames as channels are needed, [B, 2, H, W], got {tuple(frame0.shape)}.")
+            frame0, frame1 = frame0.chunk(2, dim=1)
+        assert frame1 is not None
+        self._check(frame0, frame1, before, after)
+        b, _, height, width = frame0.shape
+        t = torch.as_tensor(timesteps, dtype=torch.float32, device=frame0.device)
+        t = t.expand(b, -1) if t.ndim == 2 else t.reshape(1, -1).expand(b, -1)
+        if not bool(((t >= 0) & (t <= 1)).all()):
+            raise ValueError(f"timesteps must lie between 0 and 1 (nothing is extrapolated), got {t[0].tolist()}.")
+        if nearness is None:
+            nearness = frame0.new_ones(b, 2)
+        near = [0 * n if x is None else n for n, x in zip(nearness.unbind(1), (before, after), strict=True)]
+        frames = self._padded(torch.cat([frame0, frame1]))
+        outer = [f if x is None else x for f, x in zip((frame0, frame1), (before, after), strict=True)]
+        features, flow_px = self.pair(frames, self._padded(torch.cat(outer)), torch.cat(near))
+        pred = self.moments(frames, features, flow_px, t)[:, :, :height, :width]
+        pred = pred.reshape(b, t.shape[1], 1, height, width)
+        return pred[:, :, 0] if as_channels else pred
+
+    @staticmethod
+    def _check(frame0: torch.Tensor, *others: torch.Tensor | None) -> None:
+        if frame0.ndim != 4 or frame0.shape[1] != 1:
+            raise ValueError(f"frames must be [B, 1, H, W], got {tuple(frame0.shape)}.")
+        for other in others:
+            if other is not None and other.shape != frame0.shape:
+                raise ValueError(f"frames differ in shape: {tuple(frame0.shape)} and {tuple(other.shape)}.")
+
+    @staticmethod
+    def _padded(frames: torch.Tensor, divisor: int = 16) -> torch.Tensor:
+        height, width = frames.shape[-2:]
+        return F.pad(frames, (0, -width % divisor, 0, -height % divisor), mode="replicate")
+
+
+def _repeated(x: torch.Tensor, count: int) -> torch.Tensor:
+    """[N, ...] -> [N count, ...], each row ``count`` times."""
+    return x if count == 1 else x.repeat_interleave(count, dim=0)
+
+
+def _bent(t: torch.Tensor, preference: torch.Tensor) -> torch.Tensor:
+    """Weight of frame 1: t, bent away from the preferred frame 0, and still 0 at t = 0 and 1 at t = 1."""
+    e = torch.exp(-preference.clamp(-4, 4))
+    return t * e / (t * e + (1 - t) / e)

@@ -1,0 +1,193 @@
+"""Training samples for frame interpolation: two frames of a run, what was between them, and what lies beyond."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import MapTransform, Randomizable
+from numpy.typing import NDArray
+
+__all__ = ["RandFrameGapd", "RandSimulatedGapd"]
+
+Array = NDArray[Any]
+
+
+class RandFrameGapd(Randomizable, MapTransform):
+    """Cut a random gap out of a run: any length, any place, and any moments that were measured inside it.
+
+    Args:
+        keys: the entry with the frames, [T, H, W] (array or memory map) in network units; the moments of the frames
+            are in ``times_s`` [T].
+        crop_size: side of the square cut out of the frames, a multiple of 16; smaller frames are extended at their
+            borders.
+        longest_gap: largest number of frames between the two ends, plus one.
+        moments: how many moments of the gap are given as truth.
+        context: probability that the frames beyond the gap are given, each for itself.
+        busy: probability that the crop goes where much changes instead of anywhere.
+
+    Adds ``frame0``, ``frame1``, ``before``, ``after`` [1, S, S], ``nearness`` [2] (see ``SymmetricMoStDSA``),
+    ``timesteps`` [M] and ``label`` [M, 1, S, S], all float32, and takes the run itself away.
+
+    Raises:
+        ValueError: a run of fewer than 3 frames.
+    """
+
+    def __init__(
+        self,
+        keys: str = "frames",
+        crop_size: int = 160,
+        longest_gap: int = 16,
+        moments: int = 2,
+        context: float = 0.75,
+        busy: float = 0.7,
+    ) -> None:
+        MapTransform.__init__(self, keys)
+        if crop_size < 16 or crop_size % 16:
+            raise ValueError(f"crop_size must be a multiple of 16, got {crop_size}.")
+        if longest_gap < 2 or moments < 1:
+            raise ValueError(f"longest_gap must be 2 or more and moments 1 or more, got {longest_gap} and {moments}.")
+        self.crop_size = crop_size
+        self.longest_gap = longest_gap
+        self.moments = moments
+        self.context = context
+        self.busy = busy
+
+    def randomize(self, data: Any = None) -> None:
+        """Everything is drawn while a sample is made, from ``self.R``."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        run = {key: item.pop(key) for key in (self.keys[0], "times_s", "background", "darkest", "kind") if key in item}
+        frames, times = run[self.keys[0]], np.asarray(run["times_s"], dtype=np.float64)
+        if len(frames) < 3:
+            raise ValueError(f"a run to train on needs 3 frames or more, {item.get('image')} has {len(frames)}.")
+        before, first, inner, last, after = self._draw_gap(len(frames))
+        box = self._draw_box(frames, first, last)
+        wanted = [first, last, first if before is None else before, last if after is None else after, *inner]
+        cut = np.stack([self._cut(frames[i], box) for i in wanted])
+        cut = cut[self._draw_view()]
+        picture, truth = self.degrade(cut[:4], cut[4:], run, box)
+        if before is None:
+            picture[2] = picture[0]
+        if after is None:
+            picture[3] = picture[1]
+        span = times[last] - times[first]
+        nearness = [
+            0.0 if before is None else span / (times[first] - times[before]),
+            0.0 if after is None else span / (times[after] - times[last]),
+        ]
+        for name, frame in zip(("frame0", "frame1", "before", "after"), picture, strict=True):
+            item[name] = _tensor(frame[None])
+        item["label"] = _tensor(truth[:, None])
+        item["timesteps"] = _tensor((times[inner] - times[first]) / span)
+        item["nearness"] = _tensor(nearness)
+        return item
+
+    def degrade(
+        self, measured: Array, between: Array, run: Mapping[str, Any], box: tuple[int, int]
+    ) -> tuple[Array, Array]:
+        """What is given and what is wanted; here as it was measured, with a random change of brightness and contrast.
+
+        Args:
+            measured: [4, S, S] frames 0 and 1, and those beyond.
+            between: [M, S, S].
+            run: the item's entries.
+            box: first row and column of the crop.
+        """
+        gain, base = self.R.uniform(0.7, 1.3), self.R.uniform(0.6, 0.85)
+        return ((x - 0.75) * gain + base for x in (measured, between))  # type: ignore[return-value]
+
+    def _draw_gap(self, count: int) -> tuple[int | None, int, list[int], int, int | None]:
+        longest = min(self.longest_gap, count - 1)
+        length = int(np.clip(np.exp(self.R.uniform(np.log(2), np.log(longest + 1))), 2, longest))
+        first = int(self.R.randint(0, count - length))
+        last = first + length
+        inner = sorted(int(i) for i in self.R.choice(np.arange(first + 1, last), self.moments, length - 1 < self.moments))
+        # mostly an even run, sometimes another distance
+        steps = [length if self.R.rand() < 0.8 else int(self.R.randint(1, 2 * length + 1)) for _ in range(2)]
+        given = self.R.rand(2) < self.context
+        before = first - steps[0] if given[0] and first >= steps[0] else None
+        after = last + steps[1] if given[1] and last + steps[1] < count else None
+        return before, first, inner, last, after
+
+    def _draw_box(self, frames: Array, first: int, last: int, candidates: int = 6) -> tuple[int, int]:
+        height, width = frames.shape[1:]
+        size = self.crop_size
+        places = [
+            (int(self.R.randint(0, max(1, height - size + 1))), int(self.R.randint(0, max(1, width - size + 1))))
+            for _ in range(candidates if self.R.rand() < self.busy else 1)
+        ]
+        if len(places) == 1:
+            return places[0]
+        change = np.abs(frames[last, ::4, ::4].astype(np.float32) - frames[first, ::4, ::4])
+        return max(places, key=lambda p: change[p[0] // 4 : (p[0] + size) // 4, p[1] // 4 : (p[1] + size) // 4].sum())
+
+    def _cut(self, frame: Array, box: tuple[int, int]) -> Array:
+        size = self.crop_size
+        piece = np.asarray(frame[box[0] : box[0] + size, box[1] : box[1] + size], dtype=np.float32)
+        return np.pad(piece, ((0, size - piece.shape[0]), (0, size - piece.shape[1])), mode="edge")
+
+    def _draw_view(self) -> tuple[Any, ...]:
+        """A random one of the eight ways to look at a square, as an index of [..., S, S]."""
+        size = self.crop_size
+        rows, columns = (np.arange(size)[:: int(self.R.choice([-1, 1]))] for _ in range(2))
+        if self.R.rand() < 0.5:
+            return (Ellipsis, rows[None, :], columns[:, None])
+        return (Ellipsis, rows[:, None], columns[None, :])
+
+
+class RandSimulatedGapd(RandFrameGapd):
+    """The same from a noise-free simulated run (``custom_nets.data.simulated_runs``), measured in random ways.
+
+    Line integrals become display values by a random window; noise is that of two exposures: each frame has its own, and
+    all frames of a standing run share the mask's. The truth keeps the mask's noise, which every frame of the run has, and
+    lacks the noise of its own exposure, which nobody could know.
+
+    Args:
+        noise: smallest and largest standard deviation of a frame's own noise, in display units, in the median pixel.
+        kwargs: of :class:`RandFrameGapd`.
+    """
+
+    def __init__(self, keys: str = "frames", noise: Sequence[float] = (0.001, 0.016), **kwargs: Any) -> None:
+        super().__init__(keys, **kwargs)
+        self.noise = (float(noise[0]), float(noise[1]))
+
+    def degrade(
+        self, measured: Array, between: Array, run: Mapping[str, Any], box: tuple[int, int]
+    ) -> tuple[Array, Array]:
+        gain = self.R.uniform(0.25, 1.1) / run["darkest"]
+        base = self.R.uniform(0.6, 0.85)
+        floor = self.R.uniform(0, 0.2) if self.R.rand() < 0.4 else -np.inf  # display windows cut off what is darkest
+        strength = self._strength(run, box)
+        fixed = run.get("kind") != "rotational" and self.R.rand() < 0.85
+        blur_px = self.R.uniform(0, 0.75)
+        mask_noise = self.R.uniform(0, 1.15) * strength * self._noise(blur_px) if fixed else 0.0
+        # iodine takes photons away, too
+        own = [strength * np.exp(np.clip(x, 0, 3) / 2) * self._noise(blur_px) for x in measured]
+        given = np.maximum(base - gain * measured + mask_noise + np.stack(own), floor)
+        wanted = np.maximum(base - gain * between + mask_noise, floor)
+        if self.R.rand() < 0.5:
+            given = np.round(given * 255) / 255
+        return given, wanted
+
+    def _strength(self, run: Mapping[str, Any], box: tuple[int, int]) -> Array:
+        """Standard deviation of an exposure's noise, [S, S]: it grows with what the rays have to pass."""
+        level = np.exp(self.R.uniform(np.log(self.noise[0]), np.log(self.noise[1])))
+        thickness = self._cut(run["background"], box)  # against the run's median
+        return (level * np.exp(np.clip(thickness, -2.5, 3) / 2)).astype(np.float32)
+
+    def _noise(self, blur_px: float) -> Array:
+        from scipy.ndimage import gaussian_filter
+
+        noise = self.R.standard_normal((self.crop_size,) * 2).astype(np.float32)
+        if blur_px < 0.3:
+            return noise
+        noise = gaussian_filter(noise, blur_px, truncate=3)
+        return noise / noise.std()
+
+
+def _tensor(values: Any) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
