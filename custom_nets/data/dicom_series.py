@@ -319,7 +319,8 @@ def decode_pixels(path: Path, dataset: Any = None) -> NDArray[Any]:
     try:
         return dataset.pixel_array
     except Exception as error:  # every plug-in of pydicom has its own kinds
-        cause = f"{path}: the pixel data cannot be decoded ({' '.join(str(error).split())})."
+        reason = " ".join(str(error).split()) or "the data end too early: truncated, or NumberOfFrames is wrong"
+        cause = f"{path}: the pixel data cannot be decoded ({reason})."
         if syntax is not None and (syntax.is_private or not syntax.is_transfer_syntax):
             cause += (
                 f" Its transfer syntax {syntax} is none of the DICOM standard (encrypted, or a vendor's own): export"

@@ -14,18 +14,17 @@ from numpy.typing import NDArray
 from custom_nets.data.dicom_series import decode_pixels, dicom_files
 from custom_nets.data.run_intensity import MaskSubtraction
 from custom_nets.data.runs import AngiographyRun, RunGeometry, RunOrigin, make_run
+from custom_nets.data.xa_marks import synthetic_frames_of
 from custom_nets.data.xa_motion import positioner_angles, table_positions
 from custom_nets.data.xa_times import anywhere, clock, multiframe_times, single_file_times
 
 __all__ = [
     "ENHANCED_CLASSES",
-    "PRIVATE_BLOCK",
     "XA_CLASSES",
     "is_xa",
     "mask_items",
     "read_xa",
     "run_headers",
-    "synthetic_frames_of",
     "xa_series",
 ]
 
@@ -38,7 +37,7 @@ XA_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.12.2.1": "Enhanced XRF",
 }
 ENHANCED_CLASSES = ("1.2.840.10008.5.1.4.1.1.12.1.1", "1.2.840.10008.5.1.4.1.1.12.2.1")
-PRIVATE_BLOCK = (0x0029, "CUSTOM_NETS RUN")  # where our own output says which frames are made
+_NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 
 
@@ -240,7 +239,7 @@ def _decoded(dataset: Any, path: Path) -> NDArray:
         raise ValueError(f"{path} has no pixel data.")
     syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
     count = int(dataset.get("NumberOfFrames") or 1)
-    if syntax is None or not (syntax.is_private or syntax.is_compressed):
+    if syntax is None or str(syntax) in _NATIVE:
         need = count * int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated) // 8
         have = len(dataset.PixelData)
         if not need <= have <= need + 1:
@@ -249,18 +248,11 @@ def _decoded(dataset: Any, path: Path) -> NDArray:
                 "is truncated, or the number is wrong. Export the series again."
             )
     pixels = decode_pixels(path, dataset)
+    if pixels.ndim == 3 and len(pixels) != count:
+        raise ValueError(f"{path}: NumberOfFrames is {count}, but the pixel data holds {len(pixels)} frames.")
     del dataset.PixelData  # the decoded frames are enough
     dataset._pixel_array = None
     return pixels
-
-
-def synthetic_frames_of(dataset: Any) -> list[int]:
-    """Numbers (from 1) of the frames that a file written here says are made; empty for any other file."""
-    try:
-        value = dataset.private_block(*PRIVATE_BLOCK)[0x01].value
-    except KeyError:
-        return []
-    return [int(number) for number in np.atleast_1d(value)]
 
 
 def mask_items(

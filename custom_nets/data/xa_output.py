@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from custom_nets.data.run_intensity import IntensityMapping, MaskSubtraction
 from custom_nets.data.runs import AngiographyRun, RunGeometry
-from custom_nets.data.xa_dicom import ENHANCED_CLASSES, PRIVATE_BLOCK, XA_CLASSES, mask_items
+from custom_nets.data.xa_dicom import ENHANCED_CLASSES, XA_CLASSES, mask_items
 from custom_nets.data.xa_frames import set_angles, set_frame_groups, set_table, set_times
+from custom_nets.data.xa_marks import mark_synthetic_frames, remove_marks
 
 __all__ = ["derived_dataset", "frame_ranges", "new_xa_dataset", "save_dataset"]
 
@@ -157,6 +158,10 @@ def derived_dataset(run: AngiographyRun, made_by: str = "custom_nets", descripti
         )  # fmt: skip
     else:
         dataset = copy.deepcopy(source)
+        for _ in dataset.iterall():  # decodes every element: an undecoded one would be written in its old byte order
+            pass
+        if hasattr(dataset, "set_original_encoding"):  # pydicom 3 guards against just that
+            dataset.set_original_encoding(False, True, dataset.original_character_set)
         dataset.file_meta = copy.deepcopy(source.file_meta)
         _renumber(dataset, run)
         enhanced = str(dataset.SOPClassUID) in ENHANCED_CLASSES
@@ -221,17 +226,7 @@ def _describe(dataset: Any, run: AngiographyRun, made_by: str, description: str)
     dataset.ContributingEquipmentSequence = [*(dataset.get("ContributingEquipmentSequence") or []), equipment]
     if enhanced:
         dataset.ContentQualification = "RESEARCH"
-    if made.size:
-        old = [int(n) for n in np.atleast_1d(dataset.get("FrameNumbersOfInterest") or [])]
-        words = dataset.get("FrameOfInterestDescription")
-        words = [words] if isinstance(words, str) else list(words or [])
-        new = [number for number in made.tolist() if number not in old]  # a run that was longer made before
-        dataset.FrameNumbersOfInterest = old + new
-        dataset.FrameOfInterestDescription = (words + [""] * len(old))[: len(old)] + ["synthetic"] * len(new)
-    block = dataset.private_block(*PRIVATE_BLOCK, create=True)
-    # not block.add_new: in a copied data set pydicom's block still writes into the original
-    dataset.add_new(block.get_tag(0x01), "UL", made.tolist())
-    dataset.add_new(block.get_tag(0x02), "FD", run.times_s.tolist())
+    mark_synthetic_frames(dataset, made.tolist(), run.times_s)
 
 
 def _renumber(dataset: Any, run: AngiographyRun) -> None:
@@ -262,6 +257,7 @@ def _renumber(dataset: Any, run: AngiographyRun) -> None:
         if int(dataset[group, 0x0015].value or 1) > 1 if (group, 0x0015) in dataset else False:
             for element in list(dataset.group_dataset(group)):
                 del dataset[element.tag]
+    remove_marks(dataset)
     if "MaskSubtractionSequence" in dataset:
         items = _renumbered_masks(dataset, run, count, new_index)
         if items:

@@ -9,7 +9,7 @@ import pytest
 
 from custom_nets.data.run_io import find_runs, read_run
 from custom_nets.data.run_output import write_run
-from custom_nets.data.xa_dicom import synthetic_frames_of
+from custom_nets.data.xa_marks import synthetic_frames_of
 from custom_nets.data.xa_motion import angle_style
 from custom_nets.data.xa_output import derived_dataset, frame_ranges, new_xa_dataset, save_dataset
 from tests.dicom_writer import write_dataset
@@ -126,6 +126,24 @@ def test_a_run_that_is_longer_already_can_be_made_longer_again(tmp_path):
     twice = run.with_inserted([2.0], contrast_run()[:1])
     new = pydicom.dcmread(write_run(twice, tmp_path / "twice.dcm"))
     assert sorted(new.FrameNumbersOfInterest) == synthetic_frames_of(new) == [2, 7]
+    measured = run.select(np.flatnonzero(~run.synthetic))
+    assert synthetic_frames_of(pydicom.dcmread(write_run(measured, tmp_path / "measured.dcm"))) == []
+
+
+@pytest.mark.parametrize("lost", ["types", "private elements", "frames of interest"])
+def test_made_frames_are_known_after_an_archive(tmp_path, lost):
+    source = write_xa(tmp_path / "run.dcm", contrast_run(), frame_time_vector_ms=UNEVEN_MS, **LOG_TAGS)
+    dataset = pydicom.dcmread(write_run(lengthened(read_run(source)), tmp_path / "out.dcm"))
+    if lost == "types":
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+        dataset.save_as(tmp_path / "archive.dcm", implicit_vr=True, little_endian=True)
+    else:
+        if lost == "private elements":
+            dataset.remove_private_tags()
+        else:
+            del dataset.FrameNumbersOfInterest
+        dataset.save_as(tmp_path / "archive.dcm")
+    np.testing.assert_array_equal(np.flatnonzero(read_run(tmp_path / "archive.dcm").synthetic), [1, 3, 5, 7, 9])
 
 
 @pytest.mark.parametrize("syntax", [RLE, J2K_LOSSLESS])
@@ -403,6 +421,52 @@ def test_single_frame_and_truncated_file(tmp_path):
     compressed.write_bytes(compressed.read_bytes()[:-3000])
     with pytest.raises(ValueError, match="cannot be decoded|damaged"):
         read_run(compressed)
+
+
+@pytest.mark.parametrize(
+    "count, message", [(5, "NumberOfFrames is 5, but the pixel data holds 6"), (7, "end too early|cannot be decoded")]
+)
+@pytest.mark.filterwarnings("ignore")
+def test_wrong_number_of_compressed_frames(tmp_path, count, message):
+    dataset = pydicom.dcmread(write_xa(tmp_path / "run.dcm", contrast_run(), syntax=RLE))
+    dataset.NumberOfFrames = count
+    dataset.save_as(tmp_path / "wrong.dcm")
+    with pytest.raises(ValueError, match=message):
+        read_run(tmp_path / "wrong.dcm")
+
+
+def test_a_syntax_that_the_standard_does_not_know(tmp_path):
+    path = write_xa(tmp_path / "run.dcm", contrast_run())
+    unknown = b"1.2.840.10008.1.2.9\0"
+    path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.1\0", unknown, 1))
+    with pytest.raises(ValueError, match="1.2.840.10008.1.2.9 is none of the DICOM standard"):
+        read_run(path)
+
+
+@pytest.mark.skipif(int(pydicom.__version__.split(".")[0]) < 3, reason="written by pydicom 3 only")
+def test_implicit_little_endian(tmp_path):
+    frames = contrast_run()
+    dataset = pydicom.dcmread(write_xa(tmp_path / "run.dcm", frames, **LOG_TAGS))
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+    dataset.save_as(tmp_path / "implicit.dcm", implicit_vr=True, little_endian=True)
+    run = read_run(tmp_path / "implicit.dcm")
+    np.testing.assert_array_equal(run.frames, frames)
+    written = write_run(run, tmp_path / "out.dcm")
+    assert validator_errors(written) == []
+    np.testing.assert_array_equal(read_run(written).frames, frames)
+
+
+@pytest.mark.skipif(int(pydicom.__version__.split(".")[0]) < 3, reason="written by pydicom 3 only")
+def test_big_endian(tmp_path):
+    frames = contrast_run()
+    dataset = pydicom.dcmread(write_xa(tmp_path / "run.dcm", frames))
+    dataset.PixelData = frames.astype(">u2").tobytes()
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRBigEndian
+    big = tmp_path / "big.dcm"
+    pydicom.dcmwrite(big, dataset, implicit_vr=False, little_endian=False, force_encoding=True)
+    run = read_run(big)
+    np.testing.assert_array_equal(run.frames, frames)
+    np.testing.assert_array_equal(read_run(write_run(run, tmp_path / "out.dcm")).frames, frames)
 
 
 def test_a_folder_of_mr_names_it(tmp_path):
