@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from custom_nets.metrics.frames import frame_psnr, frame_ssim, ssim_matlab
+from custom_nets.metrics.frames import frame_psnr, frame_ssim, ssim_map, ssim_matlab
 
 
 def two(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -48,6 +48,18 @@ def test_ssim_of_each_frame_by_itself():
         torch.testing.assert_close(together[1, 2], function(a[1, 2], b[1, 2]))
     torch.testing.assert_close(ssim_matlab(a, a), torch.ones(2, 3).double())
     assert ssim_matlab(a, b).min() > 0.5
+
+
+def test_the_map_of_one_channel_is_that_of_the_volume():
+    """The fast way for a single slice against the published one, which repeats the channel along the depth."""
+    a, b = two((1, 24, 18))
+    found = ssim_map(a, b)
+    assert found.shape == a.shape
+    torch.testing.assert_close(found.mean((-3, -2, -1)), ssim_matlab(a.repeat(3, 1, 1), b.repeat(3, 1, 1)))
+    far = b.clone()
+    far[:, :, 17] += 0.3  # a change does not reach beyond the window of 11
+    torch.testing.assert_close(ssim_map(a, far)[..., :12], found[..., :12])
+    assert (ssim_map(a, far)[..., 12:] != found[..., 12:]).all()
 
 
 def test_the_published_guess_of_the_data_range():
