@@ -220,10 +220,14 @@ class FrameInterpolationInferer(Inferer):
             units = dict(zip(needed, run.to_unit(needed), strict=True))
             pred = self._forward(call, network, run, batch, {i: u[rows, columns] for i, u in units.items()}, device)
             for plan, frames in zip(batch, pred, strict=True):
+                start = units[plan.gap.index]
                 if self.crop:
-                    whole = np.repeat(units[plan.gap.index][None], len(frames), axis=0)
+                    whole = np.repeat(start[None], len(frames), axis=0)
                     whole[:, rows, columns] = frames
                     frames = whole
+                # a border that stands still stays exactly as it is, whatever the network does beside it
+                border = ~run.active & (start == units[plan.gap.index + 1])
+                frames[:, border] = start[border]
                 yield frames, run.position_of(plan.times_s)
 
     def _batches(self, plans: Sequence[GapPlan]) -> Iterator[list[GapPlan]]:
