@@ -35,7 +35,7 @@ def subject_of(path: str | Path) -> str:
     return _stem(path)
 
 
-def load_datalist(source: str | Path) -> list[Item]:
+def load_datalist(source: str | Path, folders: bool = False) -> list[Item]:
     """Training items of a folder or a JSON file.
 
     Args:
@@ -49,6 +49,7 @@ def load_datalist(source: str | Path) -> list[Item]:
 
             Paths are relative to the JSON file. Or a folder: its ``datalist.json`` if there is one, otherwise all
             NIfTI and MGH files in it and below.
+        folders: an ``image`` may be a folder (a run of pictures, say).
 
     Returns:
         Items with absolute ``image``, ``subject`` and ``weight``; ``labels`` and ``split`` where given.
@@ -64,7 +65,7 @@ def load_datalist(source: str | Path) -> list[Item]:
         )
     if source.is_dir():
         if (source / "datalist.json").is_file():
-            return load_datalist(source / "datalist.json")
+            return load_datalist(source / "datalist.json", folders)
         files = [p for p in sorted(source.rglob("*")) if p.name.lower().endswith(SUFFIXES) and p.name[0] != "."]
         if not files:
             raise FileNotFoundError(f"no volume in {source}: expected files ending in {', '.join(SUFFIXES)}.")
@@ -75,10 +76,10 @@ def load_datalist(source: str | Path) -> list[Item]:
         raise ValueError(f"{source} is not JSON: {error}.") from error
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{source} must hold a list of items such as {{'image': 'a.nii.gz'}}, and not an empty one.")
-    return [_item(entry, source, number) for number, entry in enumerate(entries)]
+    return [_item(entry, source, number, folders) for number, entry in enumerate(entries)]
 
 
-def _item(entry: Any, source: Path, number: int) -> Item:
+def _item(entry: Any, source: Path, number: int, folders: bool) -> Item:
     where = f"item {number} of {source}"
     if isinstance(entry, str):
         entry = {"image": entry}
@@ -94,7 +95,7 @@ def _item(entry: Any, source: Path, number: int) -> Item:
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
         raise ValueError(f"{where}: weight must be a number, zero or more, got {weight!r}.")
     path = (source.parent / entry["image"]).resolve()
-    if entry.get("split") != "test" and not path.is_file():
+    if entry.get("split") != "test" and not (path.exists() if folders else path.is_file()):
         raise FileNotFoundError(f"{where}: {path} does not exist (paths are relative to the JSON file).")
     return {**entry, "image": str(path), "subject": str(entry.get("subject") or subject_of(path)), "weight": weight}
 

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from .batches import prepare_gap, prepare_points, prepare_run, single_item
+from .batches import (
+    predict_gap,
+    predict_published_gap,
+    prepare_gap,
+    prepare_points,
+    prepare_published_gap,
+    prepare_run,
+    single_item,
+)
 from .cases import CaseEvaluator, RunEvaluator, record_path
 
 __all__ = [
     "CaseEvaluator",
     "RunEvaluator",
+    "predict_gap",
+    "predict_published_gap",
     "prepare_gap",
     "prepare_points",
+    "prepare_published_gap",
     "prepare_run",
     "record_path",
     "single_item",

@@ -7,7 +7,15 @@ from typing import Any
 
 import torch
 
-__all__ = ["prepare_gap", "prepare_points", "prepare_run", "single_item"]
+__all__ = [
+    "predict_gap",
+    "predict_published_gap",
+    "prepare_gap",
+    "prepare_points",
+    "prepare_published_gap",
+    "prepare_run",
+    "single_item",
+]
 
 
 def prepare_points(
@@ -48,3 +56,30 @@ def prepare_run(
 ) -> tuple[Any, None, tuple[()], dict[str, Any]]:
     """For whole runs: the inferer takes the run as it is and moves to the device what it works on."""
     return batchdata["image"], None, (), {"device": device}
+
+
+def predict_gap(network: Any, batchdata: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The frames of a batch of gaps, [B, T, C, H, W], from a network that takes context."""
+    frame0, _, others, _ = prepare_gap(batchdata)
+    return network(frame0, *others)
+
+
+def prepare_published_gap(
+    batchdata: dict[str, torch.Tensor],
+    device: str | torch.device | None = None,
+    non_blocking: bool = False,
+    details: bool = False,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...], dict[str, Any]]:
+    """The same for the published network: three equal channels, no context; ``details`` is what its loss wants."""
+    frame0, label, others, _ = prepare_gap(batchdata, device, non_blocking, **kwargs)
+    frame1, timesteps = others[:2]
+    three = (-1, 3, -1, -1)
+    options = {"details": True} if details else {}
+    return frame0.expand(*three), label.expand(-1, *three), (frame1.expand(*three), timesteps), options
+
+
+def predict_published_gap(network: Any, batchdata: dict[str, torch.Tensor]) -> torch.Tensor:
+    """:func:`predict_gap` for the published network."""
+    frame0, _, others, _ = prepare_published_gap(batchdata)
+    return network(frame0, *others)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from .bundle_checkpoint import BundleCheckpoint
 from .early_stop import EarlyStop
 from .epoch_seed import EpochSeed
+from .gap_picture import GapPicture
 from .inference_record import InferenceRecord
+from .loss_epoch import LossEpoch
 from .mlflow_run import MLflowRun
 from .progress import TrainingProgress
 from .run_record import RunRecord
@@ -16,7 +18,9 @@ __all__ = [
     "BundleCheckpoint",
     "EarlyStop",
     "EpochSeed",
+    "GapPicture",
     "InferenceRecord",
+    "LossEpoch",
     "MLflowRun",
     "RunRecord",
     "TrainingProgress",

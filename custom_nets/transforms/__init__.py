@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .degradation import DegradeVolumed, PublishedDegraded, RandDegradeCropd, RandScaledCropd
-from .frame_gaps import RandFrameGapd, RandSimulatedGapd
+from .frame_gaps import FixedFrameGapd, LoadTrainingRund, RandFrameGapd, RandSimulatedGapd
 from .intensity import RestoreIntensityd, ScaleToUnitRanged
 from .io import LoadVolumed, SaveVolumed, check_writable, load_volume
 from .published import PublishedPaird
@@ -12,8 +12,10 @@ from .subjects import LoadSubjectd
 
 __all__ = [
     "DegradeVolumed",
+    "FixedFrameGapd",
     "LoadRund",
     "LoadSubjectd",
+    "LoadTrainingRund",
     "LoadVolumed",
     "PublishedDegraded",
     "PublishedPaird",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,40 @@ import torch
 from monai.transforms import MapTransform, Randomizable
 from numpy.typing import NDArray
 
-__all__ = ["RandFrameGapd", "RandSimulatedGapd"]
+from custom_nets.data.run_io import read_run
+from custom_nets.data.training_runs import read_simulated
+
+__all__ = ["FixedFrameGapd", "LoadTrainingRund", "RandFrameGapd", "RandSimulatedGapd"]
 
 Array = NDArray[Any]
+
+
+class LoadTrainingRund(MapTransform):
+    """Read a run to train on: simulated ones stay on disk, of measured ones all frames go into memory.
+
+    Adds ``frames`` [T, H, W] and ``times_s`` [T]; measured frames are in network units, float16, mask frames left out.
+    Simulated runs are line integrals, with ``background``, ``darkest`` and ``kind``.
+
+    Args:
+        keys: the entry with the path.
+        options: of :func:`custom_nets.data.run_io.read_run`.
+    """
+
+    def __init__(self, keys: str = "image", **options: Any) -> None:
+        super().__init__(keys)
+        self.options = options
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        path = Path(item[self.keys[0]])
+        if (path / "run.json").is_file():
+            return {**item, **read_simulated(path)}
+        run = read_run(path, **self.options)
+        usable = [i for i in range(len(run)) if i not in run.mask_frames and not run.synthetic[i]]
+        frames = np.empty((len(usable), *run.size), dtype=np.float16)
+        for k, index in enumerate(usable):  # one at a time: float32 of a whole run would be twice the memory
+            frames[k] = run.to_unit(index)[0]
+        return {**item, "frames": frames, "times_s": run.times_s[usable]}
 
 
 class RandFrameGapd(Randomizable, MapTransform):
@@ -27,6 +59,8 @@ class RandFrameGapd(Randomizable, MapTransform):
         moments: how many moments of the gap are given as truth.
         context: probability that the frames beyond the gap are given, each for itself.
         busy: probability that the crop goes where much changes instead of anywhere.
+        shortest_gap: smallest number of frames between the two ends, plus one.
+        contrast, ground: ranges of what a measured run's contrast is multiplied by, and of where its ground goes.
 
     Adds ``frame0``, ``frame1``, ``before``, ``after`` [1, S, S], ``nearness`` [2] (see ``SymmetricMoStDSA``),
     ``timesteps`` [M] and ``label`` [M, 1, S, S], all float32, and takes the run itself away.
@@ -43,17 +77,24 @@ class RandFrameGapd(Randomizable, MapTransform):
         moments: int = 2,
         context: float = 0.75,
         busy: float = 0.7,
+        shortest_gap: int = 2,
+        contrast: Sequence[float] = (0.7, 1.3),
+        ground: Sequence[float] = (0.6, 0.85),
     ) -> None:
         MapTransform.__init__(self, keys)
         if crop_size < 16 or crop_size % 16:
             raise ValueError(f"crop_size must be a multiple of 16, got {crop_size}.")
-        if longest_gap < 2 or moments < 1:
-            raise ValueError(f"longest_gap must be 2 or more and moments 1 or more, got {longest_gap} and {moments}.")
+        if not 2 <= shortest_gap <= longest_gap or moments < 1:
+            raise ValueError(
+                f"needed: 2 <= shortest_gap <= longest_gap and moments >= 1, got {shortest_gap}, {longest_gap} and "
+                f"{moments}."
+            )
         self.crop_size = crop_size
-        self.longest_gap = longest_gap
+        self.shortest_gap, self.longest_gap = shortest_gap, longest_gap
         self.moments = moments
         self.context = context
         self.busy = busy
+        self.contrast, self.ground = tuple(contrast), tuple(ground)
 
     def randomize(self, data: Any = None) -> None:
         """Everything is drawn while a sample is made, from ``self.R``."""
@@ -97,12 +138,13 @@ class RandFrameGapd(Randomizable, MapTransform):
             run: the item's entries.
             box: first row and column of the crop.
         """
-        gain, base = self.R.uniform(0.7, 1.3), self.R.uniform(0.6, 0.85)
+        gain, base = self.R.uniform(*self.contrast), self.R.uniform(*self.ground)
         return ((x - 0.75) * gain + base for x in (measured, between))  # type: ignore[return-value]
 
     def _draw_gap(self, count: int) -> tuple[int | None, int, list[int], int, int | None]:
         longest = min(self.longest_gap, count - 1)
-        length = int(np.clip(np.exp(self.R.uniform(np.log(2), np.log(longest + 1))), 2, longest))
+        shortest = min(self.shortest_gap, longest)
+        length = int(np.clip(np.exp(self.R.uniform(np.log(shortest), np.log(longest + 1))), shortest, longest))
         first = int(self.R.randint(0, count - length))
         last = first + length
         inner = sorted(int(i) for i in self.R.choice(np.arange(first + 1, last), self.moments, length - 1 < self.moments))
@@ -140,9 +182,9 @@ class RandFrameGapd(Randomizable, MapTransform):
 
 
 class RandSimulatedGapd(RandFrameGapd):
-    """The same from a noise-free simulated run (``custom_nets.data.simulated_runs``), measured in random ways.
+    """The same for simulated runs too (``custom_nets.data.simulated_runs``): noise-free, and measured in random ways.
 
-    Line integrals become display values by a random window; noise is that of two exposures: each frame has its own, and
+    Measured runs among the items are treated as by :class:`RandFrameGapd`. Of simulated ones, line integrals become display values by a random window; noise is that of two exposures: each frame has its own, and
     all frames of a standing run share the mask's. The truth keeps the mask's noise, which every frame of the run has, and
     lacks the noise of its own exposure, which nobody could know.
 
@@ -158,6 +200,8 @@ class RandSimulatedGapd(RandFrameGapd):
     def degrade(
         self, measured: Array, between: Array, run: Mapping[str, Any], box: tuple[int, int]
     ) -> tuple[Array, Array]:
+        if "background" not in run:
+            return super().degrade(measured, between, run, box)
         gain = self.R.uniform(0.25, 1.1) / run["darkest"]
         base = self.R.uniform(0.6, 0.85)
         floor = self.R.uniform(0, 0.2) if self.R.rand() < 0.4 else -np.inf  # display windows cut off what is darkest
@@ -187,6 +231,23 @@ class RandSimulatedGapd(RandFrameGapd):
             return noise
         noise = gaussian_filter(noise, blur_px, truncate=3)
         return noise / noise.std()
+
+
+class FixedFrameGapd(RandSimulatedGapd):
+    """The same sample each time, drawn from the item's ``number``: for validation.
+
+    Args:
+        seed: with the number, what the sample follows from.
+        kwargs: of :class:`RandSimulatedGapd`.
+    """
+
+    def __init__(self, keys: str = "frames", seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(keys, **kwargs)
+        self.seed = seed
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        self.set_random_state(int(np.random.SeedSequence([self.seed, data["number"]]).generate_state(1)[0]))
+        return super().__call__(data)
 
 
 def _tensor(values: Any) -> torch.Tensor:

@@ -1,0 +1,52 @@
+"""Difference of two images at several sizes, brightness included."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch.nn.modules.loss import _Loss
+
+__all__ = ["MultiscaleCharbonnierLoss"]
+
+
+class MultiscaleCharbonnierLoss(_Loss):
+    """Sum over sizes (full, half, quarter, ...) of the mean ``sqrt(d^2 + epsilon^2) - epsilon`` of the difference d.
+
+    The counterpart of the published Laplacian pyramid loss with the brightness anchored: its levels are what is left of
+    an image at a size, not what was lost on the way to it, so a shift of the brightness counts at every one. Small
+    differences (noise) count by their square, large ones (a vessel in the wrong place) by their size.
+
+    Args:
+        levels: number of sizes; H and W must be multiples of ``2 ** (levels - 1)``.
+        epsilon: where the square turns into the absolute value.
+
+    Shapes: both images [..., H, W] -> a number.
+    """
+
+    def __init__(self, levels: int = 4, epsilon: float = 0.02) -> None:
+        super().__init__()
+        if levels < 1 or epsilon <= 0:
+            raise ValueError(f"levels must be at least 1 and epsilon above 0, got {levels} and {epsilon}.")
+        self.levels = levels
+        self.epsilon = epsilon
+
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """
+        Raises:
+            ValueError: different shapes, or sides that cannot be halved often enough.
+        """
+        divisor = 2 ** (self.levels - 1)
+        if input.shape != target.shape or input.ndim < 2 or any(side % divisor for side in input.shape[-2:]):
+            raise ValueError(
+                f"both images must have one shape with H and W multiples of {divisor}, got {tuple(input.shape)} and "
+                f"{tuple(target.shape)}."
+            )
+        difference = (input.float() - target.float()).reshape(-1, 1, *input.shape[-2:])
+        loss = self._penalty(difference)
+        for _ in range(self.levels - 1):
+            difference = F.avg_pool2d(difference, 2)
+            loss = loss + self._penalty(difference)
+        return loss
+
+    def _penalty(self, difference: torch.Tensor) -> torch.Tensor:
+        return (difference.square() + self.epsilon**2).sqrt().mean() - self.epsilon
