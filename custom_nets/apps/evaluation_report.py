@@ -12,112 +12,20 @@ Files in ``output_dir`` (each written whole or not at all):
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
-import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ignite.engine import Engine, Events
 
+from custom_nets.apps.scores import OURS, Row, csv_text, paired_differences, spread, summarise
 from custom_nets.utils.record import environment, file_record, write_json, write_text
 
 __all__ = ["EvaluationReport", "markdown_table", "paired_differences", "summarise"]
 
 logger = logging.getLogger(__name__)
-
-Row = dict[str, Any]
-OURS = "ours"
-LOWER_IS_BETTER = ("nrmse", "mae")
-SUMMARY_COLUMNS = (
-    "degradation", "method", "region", "metric", "mean", "std", "n", "min", "max",
-    "standard_error", "wins", "not_finite",
-)  # fmt: skip
-
-
-def paired_differences(rows: Iterable[Row], method: str = OURS) -> list[Row]:
-    """``method`` minus each other method, per case, degradation, region and metric.
-
-    Returns:
-        Rows with case, degradation, region, metric, baseline, ours, other, difference, win (1 if ours is better; for
-        errors lower is better). Where a value is infinite the difference is that of the floats (maybe NaN).
-    """
-    values: dict[tuple, dict[str, float]] = {}
-    for row in rows:
-        key = (row["case"], row["degradation"], row["region"], row["metric"])
-        values.setdefault(key, {})[row["method"]] = row["value"]
-    pairs = []
-    for (case, degradation, region, metric), by_method in values.items():
-        ours = by_method.get(method)
-        for baseline, other in by_method.items():
-            if ours is None or baseline == method:
-                continue
-            win = ours < other if metric in LOWER_IS_BETTER else ours > other
-            pairs.append(
-                {
-                    "case": case,
-                    "degradation": degradation,
-                    "region": region,
-                    "metric": metric,
-                    "baseline": baseline,
-                    "ours": ours,
-                    "other": other,
-                    "difference": ours - other,
-                    "win": int(win),
-                }
-            )
-    return pairs
-
-
-def summarise(rows: Sequence[Row], pairs: Sequence[Row]) -> list[Row]:
-    """Mean, sample standard deviation (n - 1), n, min and max of the finite values.
-
-    The others (PSNR of equal images is infinite) are counted in "not_finite".
-
-    Rows of paired differences are named "ours - BASELINE" and have standard error (n >= 2) and wins besides.
-    """
-    groups: dict[tuple, list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row["degradation"], row["method"], row["region"], row["metric"]), []).append(row)
-    for row in pairs:
-        name = f"{OURS} - {row['baseline']}"
-        groups.setdefault((row["degradation"], name, row["region"], row["metric"]), []).append(row)
-    summary = []
-    for (degradation, method, region, metric), members in groups.items():
-        values = np.array([m["difference"] if "difference" in m else m["value"] for m in members], dtype=np.float64)
-        finite = values[np.isfinite(values)]
-        n = len(finite)
-        std = float(finite.std(ddof=1)) if n > 1 else None
-        row = {
-            "degradation": degradation,
-            "method": method,
-            "region": region,
-            "metric": metric,
-            "mean": float(finite.mean()) if n else None,
-            "std": std,
-            "n": n,
-            "min": float(finite.min()) if n else None,
-            "max": float(finite.max()) if n else None,
-            "standard_error": None,
-            "wins": None,
-            "not_finite": len(values) - n,
-        }
-        if "difference" in members[0]:
-            row["standard_error"] = std / math.sqrt(n) if std is not None else None
-            row["wins"] = sum(m["win"] for m in members)
-        summary.append(row)
-    return summary
-
-
-def _spread(row: Row | None, digits: int) -> str:
-    if row is None or row["mean"] is None:
-        return ""
-    text = f"{row['mean']:.{digits}f}"
-    return text if row["std"] is None else f"{text} ± {row['std']:.{digits}f}"
 
 
 def markdown_table(rows: Sequence[Row], pairs: Sequence[Row], summary: Sequence[Row]) -> str:
@@ -136,7 +44,7 @@ def markdown_table(rows: Sequence[Row], pairs: Sequence[Row], summary: Sequence[
         lines = [f"### {title}", "", "| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
         for degradation in degradations:
             for method in methods:
-                cells = [_spread(look_up.get((degradation, method, region, m)), digits) for m, _, digits in columns]
+                cells = [spread(look_up.get((degradation, method, region, m)), digits) for m, _, digits in columns]
                 paired = look_up.get((degradation, f"{OURS} - {method}", region, first))
                 gain = wins = ""
                 if paired is not None and paired["mean"] is not None:
@@ -219,7 +127,7 @@ class EvaluationReport:
             self.rows += item["scores"]
             seconds = round(time.perf_counter() - self._began, 3)
             self.records.append({**item["record"], "seconds": seconds})
-            write_text(self.output_dir / "cases.csv", _csv(self.rows))  # so that a crash loses one case only
+            write_text(self.output_dir / "cases.csv", csv_text(self.rows))  # so that a crash loses one case only
             if self.pictures:
                 self._draw(item)
 
@@ -262,8 +170,8 @@ class EvaluationReport:
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.started)),
             "seconds": round(time.time() - self.started, 3),
         }
-        write_text(self.output_dir / "paired.csv", _csv(pairs))
-        write_text(self.output_dir / "summary.csv", _csv(summary, SUMMARY_COLUMNS))
+        write_text(self.output_dir / "paired.csv", csv_text(pairs))
+        write_text(self.output_dir / "summary.csv", csv_text(summary))
         write_text(self.output_dir / "table.md", table)
         write_json(self.output_dir / "report.json", report)
         logger.info("evaluation of %d volumes, report in %s\n%s", len(self.records), self.output_dir, table)
@@ -281,15 +189,3 @@ def _files_of(data: Sequence[Mapping[str, str]]) -> dict[str, str]:
             if key in item:
                 named.setdefault(f"{item['case']} {role}", str(item[key]))
     return named
-
-
-def _csv(rows: Sequence[Row], columns: Sequence[str] = ()) -> str:
-    """Rows as CSV; None becomes an empty cell, floats keep seven digits."""
-    if not rows and not columns:
-        return ""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, fieldnames=list(columns or rows[0]), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: f"{v:.7g}" if isinstance(v, float) else v for k, v in row.items()})
-    return stream.getvalue()

@@ -1,0 +1,111 @@
+"""Scores of several methods on the same cases: paired differences, summaries, and how they are written.
+
+A score is a row with "method", "region", "metric", "value", and any other columns, which say what was measured (the
+case, the degradation, the frame).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = ["OURS", "Row", "csv_text", "paired_differences", "spread", "summarise"]
+
+Row = dict[str, Any]
+OURS = "ours"
+LOWER_IS_BETTER = ("nrmse", "mae", "rmse", "arrival_s", "peak_s", "area_percent", "curve_mae")
+
+
+def paired_differences(rows: Iterable[Row], method: str = OURS) -> list[Row]:
+    """``method`` minus each other method, for all that was measured of both.
+
+    Returns:
+        Rows with the columns of the scores besides method and value, and baseline, ours, other, difference, win (1 if
+        ours is better; for errors lower is better). Where a value is infinite the difference is that of the floats
+        (maybe NaN).
+    """
+    values: dict[tuple, dict[str, float]] = {}
+    for row in rows:
+        key = tuple((name, cell) for name, cell in row.items() if name not in ("method", "value"))
+        values.setdefault(key, {})[row["method"]] = row["value"]
+    pairs = []
+    for key, by_method in values.items():
+        ours = by_method.get(method)
+        for baseline, other in by_method.items():
+            if ours is None or baseline == method:
+                continue
+            what = dict(key)
+            win = ours < other if what["metric"] in LOWER_IS_BETTER else ours > other
+            numbers = {"ours": ours, "other": other, "difference": ours - other, "win": int(win)}
+            pairs.append({**what, "baseline": baseline, **numbers})
+    return pairs
+
+
+def summarise(rows: Sequence[Row], pairs: Sequence[Row], by: str = "degradation") -> list[Row]:
+    """Mean, sample standard deviation (n - 1), n, min and max of the finite values.
+
+    The others (PSNR of equal images is infinite) are counted in "not_finite".
+
+    Rows of paired differences are named "ours - BASELINE" and have standard error (n >= 2) and wins besides.
+
+    Args:
+        rows: scores.
+        pairs: of :func:`paired_differences`.
+        by: the column to group by, besides method, region and metric.
+    """
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row[by], row["method"], row["region"], row["metric"]), []).append(row)
+    for row in pairs:
+        name = f"{OURS} - {row['baseline']}"
+        groups.setdefault((row[by], name, row["region"], row["metric"]), []).append(row)
+    summary = []
+    for (group, method, region, metric), members in groups.items():
+        values = np.array([m["difference"] if "difference" in m else m["value"] for m in members], dtype=np.float64)
+        finite = values[np.isfinite(values)]
+        n = len(finite)
+        std = float(finite.std(ddof=1)) if n > 1 else None
+        row = {
+            by: group,
+            "method": method,
+            "region": region,
+            "metric": metric,
+            "mean": float(finite.mean()) if n else None,
+            "std": std,
+            "n": n,
+            "min": float(finite.min()) if n else None,
+            "max": float(finite.max()) if n else None,
+            "standard_error": None,
+            "wins": None,
+            "not_finite": len(values) - n,
+        }
+        if "difference" in members[0]:
+            row["standard_error"] = std / math.sqrt(n) if std is not None else None
+            row["wins"] = sum(m["win"] for m in members)
+        summary.append(row)
+    return summary
+
+
+def spread(row: Row | None, digits: int) -> str:
+    """ "mean ± standard deviation" of a row of the summary; empty where there is none."""
+    if row is None or row["mean"] is None:
+        return ""
+    text = f"{row['mean']:.{digits}f}"
+    return text if row["std"] is None else f"{text} ± {row['std']:.{digits}f}"
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """Rows as CSV; None becomes an empty cell, floats keep seven digits."""
+    if not rows:
+        return ""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: f"{v:.7g}" if isinstance(v, float) else v for k, v in row.items()})
+    return stream.getvalue()
