@@ -177,7 +177,7 @@ def main() -> None:
         part, difference = r["of_command_line"], r["max_difference"]
         print(
             f"| {r['way']} | {r['frames']} | {r['device']} | {r['seconds']:.2f} "
-            f"| {'' if part is None else f'{part:.2f}'} | {r['peak_memory_gib']:.2f} | {r['gmac']:.0f} "
+            f"| {'' if part is None else f'{part:.2f}'} | {r['peak_memory_gib']:.2f} | {r['gmac']:.1f} "
             f"| {r['fraction_of_matmul_rate']:.2f} | {r['fraction_of_conv_rate']:.2f} "
             f"| {'' if difference is None else f'{difference:.1e}'} |"
         )
@@ -217,6 +217,7 @@ def _compare(ways: list[str], count: int, device: str, args: argparse.Namespace)
             )
             results.append(json.loads(done.stdout.splitlines()[-1]))
             outputs[way] = np.load(file)
+            print(f"... {results[-1]['seconds']:.2f} s", file=sys.stderr, flush=True)
     seconds = {result["way"]: result["seconds"] for result in results}
     for result in results:
         way = result["way"]
