@@ -10,15 +10,16 @@ __all__ = ["MultiscaleCharbonnierLoss"]
 
 
 class MultiscaleCharbonnierLoss(_Loss):
-    """Sum over sizes (full, half, quarter, ...) of the mean ``sqrt(d^2 + epsilon^2) - epsilon`` of the difference d.
+    """Sum over sizes (full, half, quarter, ...) of the mean ``sqrt(d^2 + e^2) - e`` of the difference d.
 
     The counterpart of the published Laplacian pyramid loss with the brightness anchored: its levels are what is left of
     an image at a size, not what was lost on the way to it, so a shift of the brightness counts at every one. Small
-    differences (noise) count by their square, large ones (a vessel in the wrong place) by their size.
+    differences (noise) count by their square, large ones (a vessel in the wrong place) by their size. Noise is halved
+    with the size, so ``e`` is, too: at the small sizes a slight shift of the brightness already counts in full.
 
     Args:
         levels: number of sizes; H and W must be multiples of ``2 ** (levels - 1)``.
-        epsilon: where the square turns into the absolute value.
+        epsilon: ``e`` at full size, where the square turns into the absolute value.
 
     Shapes: both images [..., H, W] -> a number.
     """
@@ -42,11 +43,10 @@ class MultiscaleCharbonnierLoss(_Loss):
                 f"{tuple(target.shape)}."
             )
         difference = (input.float() - target.float()).reshape(-1, 1, *input.shape[-2:])
-        loss = self._penalty(difference)
-        for _ in range(self.levels - 1):
-            difference = F.avg_pool2d(difference, 2)
-            loss = loss + self._penalty(difference)
+        loss = difference.new_zeros(())
+        for level in range(self.levels):
+            epsilon = self.epsilon / 2**level
+            loss = loss + (difference.square() + epsilon**2).sqrt().mean() - epsilon
+            if level < self.levels - 1:
+                difference = F.avg_pool2d(difference, 2)
         return loss
-
-    def _penalty(self, difference: torch.Tensor) -> torch.Tensor:
-        return (difference.square() + self.epsilon**2).sqrt().mean() - self.epsilon

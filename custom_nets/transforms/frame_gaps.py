@@ -208,7 +208,8 @@ class RandSimulatedGapd(RandFrameGapd):
         strength = self._strength(run, box)
         fixed = run.get("kind") != "rotational" and self.R.rand() < 0.85
         blur_px = self.R.uniform(0, 0.75)
-        mask_noise = self.R.uniform(0, 1.15) * strength * self._noise(blur_px) if fixed else 0.0
+        # one exposure as the mask has as much noise as a frame; an average of several has less, texture adds to it
+        mask_noise = self.R.uniform(0.6, 1.3) * strength * self._noise(blur_px) if fixed else 0.0
         # iodine takes photons away, too
         own = [strength * np.exp(np.clip(x, 0, 3) / 2) * self._noise(blur_px) for x in measured]
         given = np.maximum(base - gain * measured + mask_noise + np.stack(own), floor)
