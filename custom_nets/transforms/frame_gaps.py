@@ -147,7 +147,9 @@ class RandFrameGapd(Randomizable, MapTransform):
         length = int(np.clip(np.exp(self.R.uniform(np.log(shortest), np.log(longest + 1))), shortest, longest))
         first = int(self.R.randint(0, count - length))
         last = first + length
-        inner = sorted(int(i) for i in self.R.choice(np.arange(first + 1, last), self.moments, length - 1 < self.moments))
+        inner = sorted(
+            int(i) for i in self.R.choice(np.arange(first + 1, last), self.moments, length - 1 < self.moments)
+        )
         # mostly an even run, sometimes another distance
         steps = [length if self.R.rand() < 0.8 else int(self.R.randint(1, 2 * length + 1)) for _ in range(2)]
         given = self.R.rand(2) < self.context
@@ -206,14 +208,14 @@ class RandSimulatedGapd(RandFrameGapd):
         base = self.R.uniform(0.6, 0.85)
         floor = self.R.uniform(0, 0.2) if self.R.rand() < 0.4 else -np.inf  # display windows cut off what is darkest
         strength = self._strength(run, box)
-        fixed = run.get("kind") != "rotational" and self.R.rand() < 0.85
         blur_px = self.R.uniform(0, 0.75)
-        # one exposure as the mask has as much noise as a frame; an average of several has less, texture adds to it
-        mask_noise = self.R.uniform(0.6, 1.3) * strength * self._noise(blur_px) if fixed else 0.0
+        still: Array | float = 0.0  # what all frames of a standing run share
+        if run.get("kind") != "rotational":
+            still = self._mask_noise(strength, blur_px) + self._texture()
         # iodine takes photons away, too
         own = [strength * np.exp(np.clip(x, 0, 3) / 2) * self._noise(blur_px) for x in measured]
-        given = np.maximum(base - gain * measured + mask_noise + np.stack(own), floor)
-        wanted = np.maximum(base - gain * between + mask_noise, floor)
+        given = np.maximum(base - gain * measured + still + np.stack(own), floor)
+        wanted = np.maximum(base - gain * between + still, floor)
         if self.R.rand() < 0.5:
             given = np.round(given * 255) / 255
         return given, wanted
@@ -223,6 +225,23 @@ class RandSimulatedGapd(RandFrameGapd):
         level = np.exp(self.R.uniform(np.log(self.noise[0]), np.log(self.noise[1])))
         thickness = self._cut(run["background"], box)  # against the run's median
         return (level * np.exp(np.clip(thickness, -2.5, 3) / 2)).astype(np.float32)
+
+    def _mask_noise(self, strength: Array, blur_px: float) -> Array:
+        """As strong as a frame's own when the mask is one exposure, weaker for the mean of several; [S, S]."""
+        share = 1.0 if self.R.rand() < 0.6 else self.R.uniform(0.0, 1.3)
+        return share * strength * self._noise(blur_px)
+
+    def _texture(self) -> Array | float:
+        """Vessels too fine for the simulator, which fill the tissue of real runs; [S, S]."""
+        from scipy.ndimage import gaussian_filter
+
+        if self.R.rand() < 0.4:
+            return 0.0
+        texture = np.zeros((self.crop_size,) * 2, dtype=np.float32)
+        for width_px in (self.R.uniform(0.7, 2), self.R.uniform(2, 5)):
+            layer = gaussian_filter(self._noise(0.0), width_px)
+            texture += layer * (np.exp(self.R.uniform(np.log(0.0005), np.log(0.01))) / layer.std())
+        return texture
 
     def _noise(self, blur_px: float) -> Array:
         from scipy.ndimage import gaussian_filter
