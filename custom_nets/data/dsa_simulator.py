@@ -9,11 +9,14 @@ so what the head moves between mask and fill stays behind as the bright and dark
 that of two Poisson exposures: the mask's is the same in all frames of a standing run. Everything follows from the seed.
 
     python -m custom_nets.data.dsa_simulator RUN.dcm --seed 3 --kind rotational
+    python -m custom_nets.data.dsa_simulator RUN.dcm --frames 30 --fps 4 2 1 --size 1024 --bits 14 --collimation 0.05
+
+(:mod:`custom_nets.data.dsa_run` makes runs of grey values of it.)
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -152,7 +155,7 @@ class DSASimulator:
         return (s.iodine_per_mm * picture).astype(np.float32)
 
     def background(self, time_s: float, moved: bool = True) -> Picture:
-        """Line integral of the head without iodine, [H, W]; with ``moved=False`` as in the mask run at the same angle."""
+        """Line integral of the head without iodine, [H, W]; ``moved=False``: as in the mask run at the same angle."""
         from scipy.ndimage import gaussian_filter
 
         pose = self._motion.pose(time_s) if moved else self._motion.pose(0.0)
@@ -180,7 +183,7 @@ class DSASimulator:
     # ---- measured ----
 
     def exposures(self, times_s: NDArray[np.float64]) -> tuple[Picture, Picture]:
-        """Mask and fill run as fractions of the air value, [T, H, W] each (one mask frame, [1, H, W], when standing)."""
+        """Mask and fill run as fractions of the air value, [T, H, W] each (when standing one mask frame, [1, H, W])."""
         s = self.settings
         rng = np.random.default_rng([self.seed, 4])
         times = np.atleast_1d(times_s)
@@ -355,3 +358,9 @@ class _Motion:
         parts = np.array(self.sizes) * [breath, waves.mean() * 1.5, jerk]
         motion = parts @ self.axes
         return rotation_matrix(motion[:3] / 90), motion[3:]  # about one mm at the head's surface per mm of shift
+
+
+if __name__ == "__main__":
+    from custom_nets.data.dsa_run import main
+
+    main()

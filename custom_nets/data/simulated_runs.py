@@ -40,7 +40,9 @@ def simulate_run(folder: str | Path, seed: int, kind: Kind, shape: tuple[int, in
         return target
     rng = np.random.default_rng([seed, 5])
     settings = DSASettings.random(seed, kind, shape)
-    start_s, step_s = (0.3, rng.uniform(0.06, 0.14)) if kind == "fixed" else (rng.uniform(0.8, 3), rng.uniform(0.02, 0.05))
+    start_s, step_s = (
+        (0.3, rng.uniform(0.06, 0.14)) if kind == "fixed" else (rng.uniform(0.8, 3), rng.uniform(0.02, 0.05))
+    )
     times = start_s + step_s * np.arange(num_frames)
     simulator = DSASimulator(seed, settings)
     frames = np.stack([simulator.subtracted(t).astype(np.float16) for t in times])
@@ -61,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """``python -m custom_nets.data.simulated_runs FOLDER``"""
     from tqdm import tqdm
 
-    parser = argparse.ArgumentParser(prog="python -m custom_nets.data.simulated_runs", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m custom_nets.data.simulated_runs", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("folder")
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--first_seed", type=int, default=1000)

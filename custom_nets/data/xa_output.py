@@ -27,6 +27,7 @@ _LOSSY = (
     "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91",
     "1.2.840.10008.1.2.4.203",
 )  # fmt: skip
+_XA_BITS = (8, 10, 12, 16)  # PS3.3 C.8.7.1.1.7
 _GONE = (
     # about pixels, files or transfers that are no longer
     "SmallestImagePixelValue", "LargestImagePixelValue", "SmallestPixelValueInSeries", "LargestPixelValueInSeries",
@@ -54,7 +55,7 @@ def new_xa_dataset(
     Args:
         frames: [T, H, W] uint8 or uint16 (int8 and int16 without values below zero).
         times_s: [T], strictly increasing.
-        bits_stored: 8 to 16; None: all bits of the type.
+        bits_stored: 8 to 16; None: all bits of the type. The standard has 8, 10, 12 and 16: the next one is said.
         relationship: PixelIntensityRelationship: LIN (intensity), LOG or DISP.
         subtraction: mask subtraction for viewers.
         geometry: angles that change make it a rotational run.
@@ -130,6 +131,8 @@ def new_xa_dataset(
     if subtraction:
         dataset.MaskSubtractionSequence = [_mask_element(item, len(frames)) for item in subtraction]
         dataset.RecommendedViewingMode = "SUB"
+    if bits_stored is not None:
+        bits_stored = min((bits for bits in _XA_BITS if bits >= bits_stored), default=bits_stored)
     _set_pixels(dataset, frames, bits_stored)
     return dataset
 
@@ -148,7 +151,10 @@ def derived_dataset(run: AngiographyRun, made_by: str = "custom_nets", descripti
     from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
     if not run.has_times:
-        raise ValueError(f"{run.origin.path}: times of the frames are not known, but DICOM needs them: give them.")
+        raise ValueError(
+            f"{run.origin.path}: times of the frames are not known, but DICOM needs them: give --input_fps or "
+            "--input_times_s."
+        )
     source = run.origin.dataset
     if source is None:
         dataset = new_xa_dataset(
