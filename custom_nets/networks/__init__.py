@@ -4,6 +4,13 @@ from .arssr import RDN, ArSSR, ImplicitDecoder, ResCNN, ResidualArSSR, SRResNet
 from .most_dsa import MoStDSA
 from .symmetric_most_dsa import SymmetricMoStDSA
 
-__all__ = ["ArSSR", "ImplicitDecoder", "MoStDSA", "RDN", "ResCNN", "ResidualArSSR", "SRResNet",
+__all__ = [
+    "ArSSR",
+    "ImplicitDecoder",
+    "MoStDSA",
+    "RDN",
+    "ResCNN",
+    "ResidualArSSR",
+    "SRResNet",
     "SymmetricMoStDSA",
 ]

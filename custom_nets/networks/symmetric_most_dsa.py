@@ -16,6 +16,7 @@ motion between them warps both; a refiner corrects. What differs, and why:
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -44,7 +45,8 @@ def warp(image: torch.Tensor, flow_px: torch.Tensor) -> torch.Tensor:
 
 def swap(sides: torch.Tensor) -> torch.Tensor:
     """[2B, ...], rows of frame 0 then rows of frame 1: what the other side has."""
-    return torch.cat(sides.chunk(2)[::-1])
+    own, other = sides.chunk(2)
+    return torch.cat([other, own])
 
 
 def antisymmetric(sides: torch.Tensor) -> torch.Tensor:
@@ -143,15 +145,15 @@ class SymmetricMoStDSA(nn.Module):
         """
         x = self.unshuffle(torch.cat([frames, swap(frames), beyond, swap(beyond)], dim=1))
         near = torch.stack([nearness, swap(nearness)], dim=1).to(x.dtype)[:, :, None, None]
-        x = torch.cat([4 * (x - 0.7), near.expand(-1, -1, *x.shape[-2:])], dim=1)
-        pyramid = []
+        x = torch.cat([4 * (x - 0.7), near.expand(-1, -1, x.shape[-2], x.shape[-1])], dim=1)
+        pyramid: list[torch.Tensor] = []
         for encoder in self.encoders:
             x = encoder(x)
             pyramid.append(x)
         x = self.bottom(torch.cat([x, swap(x)], dim=1))
         flow_px = antisymmetric(self.bottom_motion(x))
-        for level, features in zip(self.levels, pyramid[-2::-1], strict=True):
-            x, flow_px = level(features, x, flow_px)
+        for number, level in enumerate(self.levels):
+            x, flow_px = level(pyramid[2 - number], x, flow_px)
         return x, flow_px
 
     # ---- once per moment ----
@@ -174,23 +176,28 @@ class SymmetricMoStDSA(nn.Module):
         still_seen = self.side_still(4 * (self.unshuffle(frames) - 0.7))
 
         count = t.shape[1]
-        frames, full_flow, still_seen, flow_px, features = (
-            _repeated(x, count) for x in (frames, full_flow, still_seen, flow_px.chunk(2)[0], features)
-        )
-        still_bent, moved_bent = (_repeated(self.shuffle(x), count) for x in (still_bent, moved_bent))
+        frames, full_flow = _repeated(frames, count), _repeated(full_flow, count)
+        still_seen, features = _repeated(still_seen, count), _repeated(features, count)
+        flow_px = _repeated(flow_px.chunk(2)[0], count)
+        still_bent = _repeated(self.shuffle(still_bent), count)
+        moved_bent = _repeated(self.shuffle(moved_bent), count)
         t = t.reshape(-1, 1, 1, 1).to(frames.dtype)
         since = torch.cat([t, 1 - t])  # time from each side's own frame
 
         moved = warp(frames, -since * full_flow)
-        seen = torch.cat([4 * (self.unshuffle(moved) - 0.7), since.expand(-1, 1, *still_seen.shape[-2:])], dim=1)
+        passed = since.expand(-1, 1, still_seen.shape[-2], still_seen.shape[-1])
+        seen = torch.cat([4 * (self.unshuffle(moved) - 0.7), passed], dim=1)
         seen = F.leaky_relu(still_seen + self.side_moved(seen), 0.1, inplace=True)
+        seen0, seen1 = seen.chunk(2)
         # what is known of the pair lies in the middle of its motion
-        known = warp(torch.lerp(*features.chunk(2), t), (0.5 - t) * flow_px)
-        x = self.refiner(torch.cat([known, sum(seen.chunk(2))], dim=1))
-        gate, residual = self.shuffle(self.output(x).reshape(-1, 2, 4, *x.shape[-2:])).unbind(1)
-        still = torch.lerp(*frames.chunk(2), _bent(t, still_bent))
-        follows = torch.lerp(*moved.chunk(2), _bent(t, moved_bent))
-        return torch.lerp(still, follows, torch.sigmoid(gate)) + t * (1 - t) * residual
+        known = warp(_between(features, t), (0.5 - t) * flow_px)
+        x = self.refiner(torch.cat([known, seen0 + seen1], dim=1))
+        x = self.output(x)
+        gate, residual = self.shuffle(x.reshape(-1, 2, 4, x.shape[-2], x.shape[-1])).unbind(1)
+        still = _between(frames, _bent(t, still_bent))
+        follows = _between(moved, _bent(t, moved_bent))
+        gate = torch.sigmoid(gate).to(still.dtype)  # frames keep their digits when layers run in half precision
+        return torch.lerp(still, follows, gate) + t * (1 - t) * residual
 
     # ---- all of it ----
 
@@ -252,12 +259,47 @@ class SymmetricMoStDSA(nn.Module):
     @staticmethod
     def _padded(frames: torch.Tensor, divisor: int = 16) -> torch.Tensor:
         height, width = frames.shape[-2:]
-        return F.pad(frames, (0, -width % divisor, 0, -height % divisor), mode="replicate")
+        right, below = (divisor - width % divisor) % divisor, (divisor - height % divisor) % divisor
+        return F.pad(frames, [0, right, 0, below], mode="replicate")
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What ``torch.jit.script`` compiles: TorchScript has no arguments of several types."""
+        twin = copy.copy(self)  # the same weights
+        twin.__class__ = _FramesAsChannels
+        return twin
+
+
+class _FramesAsChannels(SymmetricMoStDSA):
+    """:class:`SymmetricMoStDSA` with the one kind of call that is exported."""
+
+    def forward(self, image: torch.Tensor, timesteps: torch.Tensor | None = None) -> torch.Tensor:  # type: ignore[override]
+        """[B, T, H, W] at ``timesteps`` [T] (0.5 where not given) between the channels of ``image`` [B, 2, H, W]."""
+        b, channels, height, width = image.shape
+        if channels != 2:
+            raise ValueError("two frames as channels are needed, [B, 2, H, W].")
+        t = torch.full([1], 0.5, device=image.device) if timesteps is None else timesteps.float()
+        if not bool(((t >= 0) & (t <= 1)).all()):
+            raise ValueError("timesteps must lie between 0 and 1 (nothing is extrapolated).")
+        frame0, frame1 = image.chunk(2, dim=1)
+        frames = self._padded(torch.cat([frame0, frame1]))
+        # no frames beyond the pair: its own stand in, with nearness 0
+        features, flow_px = self.pair(frames, frames, torch.zeros(2 * b, dtype=image.dtype, device=image.device))
+        pred = self.moments(frames, features, flow_px, t.reshape(1, -1).expand(b, -1))
+        return pred[:, :, :height, :width].reshape(b, -1, height, width)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        return self
 
 
 def _repeated(x: torch.Tensor, count: int) -> torch.Tensor:
     """[N, ...] -> [N count, ...], each row ``count`` times."""
     return x if count == 1 else x.repeat_interleave(count, dim=0)
+
+
+def _between(sides: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """[2N, ...], rows of side 0 then of side 1 -> [N, ...], ``weight`` of the way from side 0 to side 1."""
+    start, end = sides.chunk(2)
+    return torch.lerp(start, end, weight.to(start.dtype))
 
 
 def _bent(t: torch.Tensor, preference: torch.Tensor) -> torch.Tensor:
