@@ -80,10 +80,10 @@ def read_run(
 def _given_step(times_s: object, fps: float | None, frame_time_ms: float | None) -> float | None:
     """Seconds from frame to frame, where a rate was given."""
     if sum(value is not None for value in (times_s, fps, frame_time_ms)) > 1:
-        raise ValueError("give only one of times_s, fps and frame_time_ms for the times of the frames.")
+        raise ValueError("give only one of times_s, fps and frame_time_ms for the times of the input's frames.")
     for name, value in (("fps", fps), ("frame_time_ms", frame_time_ms)):
         if value is not None and not (isinstance(value, int | float) and 0 < value < float("inf")):
-            raise ValueError(f"{name} must be a number above zero, got {value!r}.")
+            raise ValueError(f"the input's {name} must be a number above zero, got {value!r}.")
     return 1 / fps if fps is not None else None if frame_time_ms is None else frame_time_ms / 1000
 
 

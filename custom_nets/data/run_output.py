@@ -16,7 +16,7 @@ from custom_nets.data.run_files import SIDE_FILE, side_file
 from custom_nets.data.runs import AngiographyRun
 from custom_nets.utils.record import plain, write_json
 
-__all__ = ["RUN_FORMATS", "default_format", "run_path", "run_summary", "write_run"]
+__all__ = ["RUN_FORMATS", "check_format", "default_format", "run_path", "run_summary", "write_run"]
 
 RUN_FORMATS = {"dicom": ".dcm", "nifti": ".nii.gz", "npz": ".npz", "png": "", "mp4": ".mp4", "gif": ".gif"}
 _FILM_FPS = 30
@@ -32,6 +32,25 @@ def run_path(folder: str | Path, name: str, format: str) -> Path:
 def default_format(run: AngiographyRun) -> str:
     """The format that a run came in; NPZ for one that was never a file."""
     return run.origin.format if run.origin.format in RUN_FORMATS else "npz"
+
+
+def check_format(run: AngiographyRun, format: str) -> None:
+    """Refuse a format that cannot hold a run without loss: better before hours of work than after.
+
+    Raises:
+        ValueError: the message names what can.
+    """
+    whole = np.issubdtype(run.frames.dtype, np.integer)
+    if format == "dicom" and not run.has_times:
+        raise ValueError(
+            f"{run.origin.path}: the times of the frames are not known, but DICOM needs them: give --input_fps or "
+            "--input_times_s, or another --output_format."
+        )
+    if format in ("dicom", "png") and not whole:
+        raise ValueError(
+            f"{run.origin.path} has {run.frames.dtype} frames, which {format} cannot hold without loss: give "
+            "--output_format nifti or npz."
+        )
 
 
 def write_run(

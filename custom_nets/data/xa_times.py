@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 __all__ = ["anywhere", "clock", "frame_groups", "multiframe_times", "single_file_times"]
 
+_SAY = 'say the rate by --input_fps, or all times by --input_times_s "[0, 0.25, ...]"'
+
 
 def multiframe_times(dataset: Any, count: int, path: Path) -> tuple[NDArray[np.float64], str]:
     """Times from the first frame on (s), and the element they come from."""
@@ -27,7 +29,7 @@ def multiframe_times(dataset: Any, count: int, path: Path) -> tuple[NDArray[np.f
     if vector is not None and (0x00181065 in pointers or "FrameTime" not in dataset):
         steps = np.atleast_1d(np.asarray(vector, dtype=np.float64))
         if len(steps) != count:
-            raise ValueError(f"{path}: FrameTimeVector has {len(steps)} entries for {count} frames: give --times.")
+            raise ValueError(f"{path}: FrameTimeVector has {len(steps)} entries for {count} frames: {_SAY}.")
         total: NDArray[np.float64] = np.cumsum(steps)
         return (total - total[0]) / 1000, "FrameTimeVector"
     fixed = [("FrameTime", 1e-3, 1), ("CineRate", 1.0, -1), ("RecommendedDisplayFrameRate", 1.0, -1)]
@@ -35,10 +37,7 @@ def multiframe_times(dataset: Any, count: int, path: Path) -> tuple[NDArray[np.f
         value = dataset.get(keyword)
         if value is not None and float(value) > 0:
             return np.arange(count, dtype=np.float64) * (unit * float(value) ** power), keyword
-    raise ValueError(
-        f"{path} has no frame times (no FrameTime, FrameTimeVector or CineRate): say them by --times, or the rate of "
-        "the run by --frame_time_ms."
-    )
+    raise ValueError(f"{path} has no frame times (no FrameTime, FrameTimeVector or CineRate): {_SAY}.")
 
 
 def single_file_times(datasets: list[Any], path: Path) -> tuple[NDArray[np.float64], str]:

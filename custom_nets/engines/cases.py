@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ignite.engine import Events
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedEvaluator
 
@@ -122,6 +123,11 @@ class RunEvaluator(CaseEvaluator):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(decollate=False, **kwargs)
+        self.add_event_handler(Events.ITERATION_STARTED, self._check_format)
+
+    def _check_format(self, engine: Any) -> None:
+        """A format that cannot hold the run is refused before the work is done."""
+        self.saver.format_for(engine.state.batch["image"])
 
     def result_of(self, case: str) -> Path:
         try:

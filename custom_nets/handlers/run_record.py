@@ -43,7 +43,8 @@ class RunRecord(InferenceRecord):
         if self.preview:
             run_figure(record.with_suffix(".png"), output, case)
         seconds = time.perf_counter() - engine.started
-        made = int(output.synthetic.sum())
+        made = len(output) - len(image)
+        kept = np.isin(output.times_s, image.times_s)
         device = engine.state.device
         summary = run_summary(output)
         source = {key: summary.pop(key) for key in ("source", "notes", "size", "dtype")}
@@ -71,7 +72,7 @@ class RunRecord(InferenceRecord):
                 "seconds": round(seconds, 2),
                 "seconds_per_made_frame": round(seconds / max(made, 1), 3),
                 "peak_memory_gib": round(peak_memory_gib(), 2),
-                "measured_frames_unchanged": bool(np.array_equal(output.frames[~output.synthetic], image.frames)),
+                "measured_frames_unchanged": bool(np.array_equal(output.frames[kept], image.frames)),
                 "versions": environment(),
                 "note": "Research use only. Frames marked synthetic are estimated, not measured.",
             },

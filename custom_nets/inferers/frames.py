@@ -18,6 +18,8 @@ __all__ = ["FrameInterpolationInferer", "GapPlan", "plan_times"]
 
 logger = logging.getLogger(__name__)
 
+_SAME_S = 1e-4  # nobody names moments more exactly, and no vessel moves in that time
+
 
 @dataclass(frozen=True)
 class GapPlan:
@@ -52,9 +54,9 @@ def plan_times(
     Args:
         run: measured frames.
         frames_between: this many in every gap, evenly in time.
-        fps: frames per second: a made frame at every ``1 / fps`` s after the first frame, unless one was measured
-            there (within 1 % of the step).
-        times_s: these moments (s, in the run's own time); measured ones among them are there already.
+        fps: frames per second: a made frame at every ``1 / fps`` s after the first frame that is no mask frame, unless
+            one was measured there (within 1 % of the step).
+        times_s: these moments (s, in the run's own time), unless a frame was measured there (within 0.1 ms).
         max_gap_s: longer gaps get a warning.
 
     Returns:
@@ -77,11 +79,11 @@ def plan_times(
                 "the times of the frames are unknown (pictures carry none): give --input_fps, or ask by "
                 "--frames_between."
             )
-        moments = _grid(run, float(fps)) if fps is not None else _checked_times(run, times_s or (), gaps)
+        start_s = gaps[0].t0_s
+        moments = _grid(run, float(fps), start_s) if fps is not None else _checked_times(run, times_s, gaps)
         # a made frame beside a measured one at the same time would be the same picture twice
-        step = 1 / fps if fps is not None else float(np.diff(run.times_s).min())
-        apart = np.abs(moments[:, None] - run.times_s).min(1) > 0.01 * step if len(moments) else moments.astype(bool)
-        moments = moments[apart]
+        same_s = 0.01 / fps if fps is not None else _SAME_S
+        moments = np.array([t for t in moments if np.abs(run.times_s - t).min() > same_s])
         wanted = [moments[(moments > gap.t0_s) & (moments < gap.t1_s)] for gap in gaps]
     usable = {index for gap in gaps for index in (gap.index, gap.index + 1)}
     plans = [
@@ -119,18 +121,22 @@ def _check_request(frames_between: Any, fps: Any, times_s: Any) -> None:
             raise ValueError(f'times_s must be a list of seconds such as "[0.5, 1.25]", got {times_s!r}.')
 
 
-def _grid(run: AngiographyRun, fps: float) -> NDArray[np.float64]:
+def _grid(run: AngiographyRun, fps: float, start_s: float) -> NDArray[np.float64]:
     measured = 1 / float(np.median(np.diff(run.times_s)))
     if fps < measured * 0.999:
-        logger.warning("--fps %g is below the %.3g frames per second of the run; no measured frame is left out.", fps, measured)
-    seconds = run.times_s[-1] - run.times_s[0]
-    return run.times_s[0] + np.arange(1, int(np.floor(seconds * fps + 1e-6)) + 1) / fps
+        logger.warning(
+            "--fps %g is below the %.3g frames per second of the run; no measured frame is left out.", fps, measured
+        )
+    seconds = run.times_s[-1] - start_s
+    return start_s + np.arange(1, int(np.floor(seconds * fps + 1e-6)) + 1) / fps
 
 
-def _checked_times(run: AngiographyRun, times_s: Sequence[float], gaps: list[Gap]) -> NDArray[np.float64]:
+def _checked_times(run: AngiographyRun, times_s: Any, gaps: list[Gap]) -> NDArray[np.float64]:
     times = np.unique(np.asarray(times_s, dtype=np.float64).reshape(-1))
-    run.position_of(times)  # refuses what lies outside
-    measured = np.abs(times[:, None] - run.times_s).min(1) < 1e-9
+    measured = np.abs(times[:, None] - run.times_s).min(1) <= _SAME_S
+    run.position_of(times[~measured])  # refuses what lies outside
+    if measured.any():
+        logger.info("at %s s there are measured frames already.", times[measured].tolist())
     inside = np.array([any(gap.t0_s < t < gap.t1_s for gap in gaps) for t in times])
     if (wrong := times[~inside & ~measured]).size:
         raise ValueError(f"the moments {wrong.tolist()} s lie beside a mask frame: nothing is made across the mask.")
@@ -140,8 +146,8 @@ def _checked_times(run: AngiographyRun, times_s: Sequence[float], gaps: list[Gap
 class FrameInterpolationInferer(Inferer):
     """Fill the gaps of a run by a network; see :func:`plan_times` for how to ask.
 
-    Works gap by gap: only the frames of the gaps at hand are turned into network units, and made frames go back to stored
-    values at once. Measured frames are not touched.
+    Works gap by gap: only the frames of the gaps at hand are turned into network units, and made frames go back to
+    stored values at once. Measured frames are not touched.
 
     Args:
         frames_between, fps, times_s: what to make; with none of them one frame between each pair.
@@ -185,7 +191,9 @@ class FrameInterpolationInferer(Inferer):
         self.crop = crop
         self.progress = progress
 
-    def __call__(self, inputs: AngiographyRun, network: Any, device: str | torch.device = "cpu") -> AngiographyRun:
+    def __call__(  # type: ignore[override]  # a run is no tensor, and comes back longer
+        self, inputs: AngiographyRun, network: Any, device: str | torch.device = "cpu"
+    ) -> AngiographyRun:
         """A longer run: measured frames as they were, made frames marked.
 
         Args:

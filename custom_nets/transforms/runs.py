@@ -11,7 +11,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 from custom_nets.data.run_io import read_run
-from custom_nets.data.run_output import RUN_FORMATS, default_format, run_path, write_run
+from custom_nets.data.run_output import RUN_FORMATS, check_format, default_format, run_path, write_run
 from custom_nets.data.runs import AngiographyRun
 
 __all__ = ["LoadRund", "SaveRund"]
@@ -78,12 +78,22 @@ class SaveRund(MapTransform):
         """The JSON record of a case (written by :class:`custom_nets.handlers.RunRecord`)."""
         return self.stem_for(case).with_name(self.stem_for(case).name + ".json")
 
+    def format_for(self, run: AngiographyRun) -> str:
+        """The format that a run is written in.
+
+        Raises:
+            ValueError: that format cannot hold it.
+        """
+        kind = self.output_format or default_format(run)
+        check_format(run, kind)
+        return kind
+
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
         for key in self.key_iterator(item):
             run: AngiographyRun = item[key]
             stem = self.stem_for(str(item["case"]))
-            kind = self.output_format or default_format(run)
+            kind = self.format_for(run)
             self.written[str(item["case"])] = write_run(
                 run, run_path(stem.parent, stem.name, kind), kind, made_by=self.made_by
             )

@@ -373,14 +373,14 @@ def test_where_times_come_from(tmp_path, tags, seconds, source):
 
 def test_times_can_be_given(tmp_path):
     path = write_xa(tmp_path / "run.dcm", contrast_run(), frame_time_ms=None)
-    with pytest.raises(ValueError, match="no frame times.*--times"):
+    with pytest.raises(ValueError, match="no frame times.*--input_fps"):
         read_run(path)
     np.testing.assert_allclose(read_run(path, fps=4).times_s, np.arange(6) / 4)
     np.testing.assert_allclose(read_run(path, frame_time_ms=40).times_s, np.arange(6) * 0.04)
     np.testing.assert_allclose(read_run(path, times_s=[0, 1, 2, 4, 8, 9]).times_s, [0, 1, 2, 4, 8, 9])
     with pytest.raises(ValueError, match="only one of"):
         read_run(path, fps=4, frame_time_ms=40)
-    with pytest.raises(ValueError, match="fps must be a number above zero, got -1"):
+    with pytest.raises(ValueError, match="input's fps must be a number above zero, got -1"):
         read_run(path, fps=-1)
 
 
