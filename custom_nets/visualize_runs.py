@@ -1,7 +1,12 @@
-"""Pictures of angiography runs: measured and made frames side by side, told apart at a glance."""
+"""Pictures of angiography runs: measured and made frames side by side, and several runs one below the other.
+
+python -m custom_nets.visualize_runs PICTURE.png RUN [RUN ...]
+"""
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +16,7 @@ from numpy.typing import NDArray
 from custom_nets.data.runs import AngiographyRun, bounding_box
 from custom_nets.visualize import save_figure
 
-__all__ = ["MADE_COLOUR", "MEASURED_COLOUR", "run_figure"]
+__all__ = ["MADE_COLOUR", "MEASURED_COLOUR", "run_figure", "runs_figure"]
 
 MEASURED_COLOUR, MADE_COLOUR = "#222222", "#d55e00"
 _MOST = 5  # panels in a row
@@ -112,3 +117,47 @@ def _rectangle(corner: tuple[float, float], width: float, height: float) -> Any:
     from matplotlib.patches import Rectangle
 
     return Rectangle(corner, width, height, fill=False, edgecolor="#0072b2", linewidth=1)
+
+
+def runs_figure(path: str | Path, runs: Mapping[str, AngiographyRun], moments: int = 5) -> Path:
+    """Runs one below the other at evenly spread moments, all in network units and the same greys.
+
+    Args:
+        path: PNG to write (whole or not at all).
+        runs: name -> run.
+        moments: frames of each.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.4 * moments, 2.7 * len(runs)), dpi=110, layout="constrained")
+    axes = figure.subplots(len(runs), moments, squeeze=False)
+    for row, (name, run) in enumerate(runs.items()):
+        box = bounding_box(run.active)
+        usable = [i for i in range(len(run)) if i not in run.mask_frames]
+        for column, index in enumerate(np.array(usable)[np.linspace(0, len(usable) - 1, moments).round().astype(int)]):
+            ax = axes[row, column]
+            ax.imshow(run.to_unit(int(index))[0][box], cmap="gray", vmin=0.05, vmax=0.95)
+            ax.set_axis_off()
+            when = f"{run.times_s[index]:.2f} s" if run.has_times else f"frame {index + 1}"
+            ax.set_title(f"{name}, {when}" if column == 0 else when, fontsize=8)
+    return save_figure(figure, path)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """``python -m custom_nets.visualize_runs PICTURE.png RUN [RUN ...]``"""
+    from custom_nets.data.run_io import read_run, run_name
+
+    parser = argparse.ArgumentParser(
+        prog="python -m custom_nets.visualize_runs", description="Draw runs one below the other."
+    )
+    parser.add_argument("picture")
+    parser.add_argument("runs", nargs="+")
+    options = parser.parse_args(arguments)
+    try:
+        runs_figure(options.picture, {run_name(path): read_run(path) for path in options.runs})
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

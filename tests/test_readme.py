@@ -27,10 +27,9 @@ def test_python_example_runs(tmp_path, monkeypatch, head, save_nifti):
     sorted(set(re.findall(r"--([a-z_]+)\b(?!-)", README)) - {"standalone", "nproc_per_node", "backend", "json"}),
 )
 def test_options_exist(option):
-    configs = ROOT / "bundles" / "arssr" / "configs"
     known = {"config_file", "tracking"}
-    for name in ("inference", "train", "evaluate"):
-        known |= json.loads((configs / f"{name}.json").read_text()).keys()
+    for config in (ROOT / "bundles").glob("*/configs/*.json"):
+        known |= json.loads(config.read_text()).keys()
     assert option in known
 
 
