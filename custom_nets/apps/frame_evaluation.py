@@ -140,6 +140,15 @@ class LeaveOut:
         """[S] indices in ``run`` of the longer run that a method gives back: kept and made frames, in order of time."""
         return np.unique(np.concatenate([self.targets, self.pairs.ravel()]))
 
+    def units_of(self, stored: NDArray, index: int) -> NDArray[np.float32]:
+        """A made frame [H, W] of stored values in network units, in the place of frame ``index`` of the complete run.
+
+        A mask that is subtracted is the same for the made and the measured frame, so it need not be known here.
+        """
+        mapping = self.run.mapping
+        difference = mapping.scale * (mapping.forward(stored) - mapping.forward(self.run.frames[index]))
+        return self.run.to_unit(index)[0] + difference.astype(np.float32)
+
     def stored(self, batches: Iterable[tuple[NDArray, NDArray]]) -> NDArray:
         """Made frames in units with their positions in ``kept``, batch by batch -> [M, H, W] stored values."""
         frames = np.empty((len(self.targets), *self.run.size), dtype=self.run.frames.dtype)

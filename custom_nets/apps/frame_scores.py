@@ -62,10 +62,14 @@ def stored_scale(run: AngiographyRun) -> tuple[float, float, str]:
 class ScoreFramesd(Transform):
     """Measure what the methods made of the :class:`custom_nets.apps.frame_evaluation.LeaveOut` in "image".
 
-    Adds "scores" (rows: case, missing, frame, time_s, t, method, region, metric, value; frames count from 1),
-    "run_scores" (case, missing, method, region, metric, value), "curves" (times_s [S], pixels [R], and name -> opacity
-    [R, S]), "most_change" (which made frame has the largest change in time around it), and "record" (what it was
-    measured with).
+    Adds
+
+    * "scores": rows of case, missing, frame, place in the gap (both count from 1), time_s, t, method, region, metric,
+      value;
+    * "run_scores": rows of case, missing, method, region, metric, value;
+    * "curves": times_s [S], pixels [R], and name -> opacity [R, S];
+    * "most_change": number (from 0) of the made frame that has the largest change in time around it;
+    * "record": what it was measured with.
 
     Args:
         methods: see :func:`custom_nets.apps.frame_evaluation.checked_methods`.
@@ -97,7 +101,8 @@ class ScoreFramesd(Transform):
             units = course.advance(place)
             k = course.made_at.get(place)
             if k is not None:
-                where = {"frame": int(left.targets[k]) + 1, "time_s": float(left.run.times_s[left.targets[k]])}
+                index = int(left.targets[k])
+                where = {"frame": index + 1, "place": k % left.missing + 1, "time_s": float(left.run.times_s[index])}
                 for method, values in self._of_frame(course, k, units).items():
                     row = {**which, **where, "t": float(left.timesteps[k]), "method": method}
                     for (region, metric), value in values.items():
@@ -136,13 +141,14 @@ class ScoreFramesd(Transform):
         low, span, _ = course.scale
         truth = (run.frames[left.targets[k]].astype(np.float64) - low) / span
         opacity = np.where(active, td.opacity_weight(units["truth"], course.ground, self.opacity_floor), 0)
-        change = np.where(active, td.change_weight(*run.to_unit(left.pairs[k]), self.opacity_floor), 0)
+        first, last = run.to_unit(left.pairs[k])
+        change = np.where(active, td.change_weight(first, last, self.opacity_floor), 0)
         found = {}
         for name, frames in course.made.items():
             image = (frames[k].astype(np.float64) - low) / span
             square = np.square(image - truth)
-            pair = (torch.from_numpy(x[None]).to(self.device) for x in (image, truth))
-            ssim = ssim_map(*pair)[0].cpu().numpy()
+            tensors = [torch.from_numpy(x[None]).to(self.device) for x in (image, truth)]
+            ssim = ssim_map(tensors[0], tensors[1])[0].cpu().numpy()
             mae, rmse = td.weighted_error(units[name], units["truth"], opacity)
             found[name] = {
                 ("full", "psnr"): _decibel(square.mean()),
@@ -214,11 +220,7 @@ class _Course:
         truth = run.to_unit(index)[0]
         units = dict.fromkeys(self._curves, truth)
         if (k := self.made_at.get(place)) is not None:
-            stored = run.mapping.forward(run.frames[index])
-            for name, frames in self.made.items():
-                # a mask that is subtracted is the same in both, so it need not be known here
-                difference = run.mapping.scale * (run.mapping.forward(frames[k]) - stored)
-                units[name] = truth + difference.astype(np.float32)
+            units |= {name: self.left.units_of(frames[k], index) for name, frames in self.made.items()}
         for name, frame in units.items():
             self._curves[name].append(self.ground - td.region_means(frame, self.regions))
             self._recent[name] = [*self._recent[name][-2:], frame]
