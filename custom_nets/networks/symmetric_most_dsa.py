@@ -10,6 +10,8 @@ motion between them warps both; a refiner corrects. What differs, and why:
 - nearly all work is done once per pair: a further moment costs about a fifth of the pair;
 - the measured frames before and after the pair may be given. They show what is noise (of the frame), what is fixed (the
   mask's noise, subtracted from all frames), and how contrast comes and goes;
+- plain corrections are at hand (less noise by a small blur or by the frames beyond the pair, a curve in time instead of
+  a line): the network weighs them for each place, which is learned much faster than to compute them;
 - static and moving content are kept apart: a gate chooses for each pixel between frames that follow the motion and
   frames that stand still. Contrast that arrives without motion, and the mask's noise, must not be warped.
 """
@@ -124,7 +126,8 @@ class SymmetricMoStDSA(nn.Module):
         self.side_moved = nn.Conv2d(5, time_width, 3, padding=1)
         self.refiner = conv(pair_width + time_width, pair_width)
         self.output = nn.Conv2d(pair_width, 8, 3, padding=1)
-        for head in (self.preference, self.output):
+        self.correction = nn.Conv2d(pair_width, 4, 3, padding=1)
+        for head in (self.preference, self.output, self.correction):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
 
@@ -159,12 +162,17 @@ class SymmetricMoStDSA(nn.Module):
     # ---- once per moment ----
 
     def moments(
-        self, frames: torch.Tensor, features: torch.Tensor, flow_px: torch.Tensor, t: torch.Tensor
+        self,
+        frames: torch.Tensor,
+        beyond: torch.Tensor,
+        features: torch.Tensor,
+        flow_px: torch.Tensor,
+        t: torch.Tensor,
     ) -> torch.Tensor:
         """All moments of all pairs in one batch.
 
         Args:
-            frames: [2B, 1, H, W].
+            frames, beyond: [2B, 1, H, W].
             features, flow_px: from :meth:`pair`.
             t: [B, T] in [0, 1].
 
@@ -174,8 +182,10 @@ class SymmetricMoStDSA(nn.Module):
         full_flow = 2 * F.interpolate(flow_px, scale_factor=2.0, mode="bilinear", align_corners=False)
         still_bent, moved_bent = antisymmetric(self.preference(features)).chunk(2)[0].chunk(2, dim=1)
         still_seen = self.side_still(4 * (self.unshuffle(frames) - 0.7))
+        corrections = _corrections(frames, beyond)
 
         count = t.shape[1]
+        corrections = _repeated(corrections, count)
         frames, full_flow = _repeated(frames, count), _repeated(full_flow, count)
         still_seen, features = _repeated(still_seen, count), _repeated(features, count)
         flow_px = _repeated(flow_px.chunk(2)[0], count)
@@ -192,8 +202,10 @@ class SymmetricMoStDSA(nn.Module):
         # what is known of the pair lies in the middle of its motion
         known = warp(_between(features, t), (0.5 - t) * flow_px)
         x = self.refiner(torch.cat([known, seen0 + seen1], dim=1))
+        share = F.interpolate(self.correction(x), scale_factor=2.0, mode="bilinear", align_corners=False)
         x = self.output(x)
         gate, residual = self.shuffle(x.reshape(-1, 2, 4, x.shape[-2], x.shape[-1])).unbind(1)
+        residual = residual + (share * _between(corrections, t)).sum(1, keepdim=True)
         still = _between(frames, _bent(t, still_bent))
         follows = _between(moved, _bent(t, moved_bent))
         gate = torch.sigmoid(gate).to(still.dtype)  # frames keep their digits when layers run in half precision
@@ -243,8 +255,9 @@ class SymmetricMoStDSA(nn.Module):
         near = [0 * n if x is None else n for n, x in zip(nearness.unbind(1), (before, after), strict=True)]
         frames = self._padded(torch.cat([frame0, frame1]))
         outer = [f if x is None else x for f, x in zip((frame0, frame1), (before, after), strict=True)]
-        features, flow_px = self.pair(frames, self._padded(torch.cat(outer)), torch.cat(near))
-        pred = self.moments(frames, features, flow_px, t)[:, :, :height, :width]
+        beyond = self._padded(torch.cat(outer))
+        features, flow_px = self.pair(frames, beyond, torch.cat(near))
+        pred = self.moments(frames, beyond, features, flow_px, t)[:, :, :height, :width]
         pred = pred.reshape(b, t.shape[1], 1, height, width)
         return pred[:, :, 0] if as_channels else pred
 
@@ -284,7 +297,7 @@ class _FramesAsChannels(SymmetricMoStDSA):
         frames = self._padded(torch.cat([frame0, frame1]))
         # no frames beyond the pair: its own stand in, with nearness 0
         features, flow_px = self.pair(frames, frames, torch.zeros(2 * b, dtype=image.dtype, device=image.device))
-        pred = self.moments(frames, features, flow_px, t.reshape(1, -1).expand(b, -1))
+        pred = self.moments(frames, frames, features, flow_px, t.reshape(1, -1).expand(b, -1))
         return pred[:, :, :height, :width].reshape(b, -1, height, width)
 
     def __prepare_scriptable__(self) -> nn.Module:
@@ -294,6 +307,18 @@ class _FramesAsChannels(SymmetricMoStDSA):
 def _repeated(x: torch.Tensor, count: int) -> torch.Tensor:
     """[N, ...] -> [N count, ...], each row ``count`` times."""
     return x if count == 1 else x.repeat_interleave(count, dim=0)
+
+
+def _corrections(frames: torch.Tensor, beyond: torch.Tensor) -> torch.Tensor:
+    """[2B, 4, H, W] that may be added to a side's frame: two blurs, and what the frame beyond has in detail and at large."""
+    other = beyond - frames
+    at_large = _mean(other, 7)
+    return torch.cat([_mean(frames, 3) - frames, _mean(frames, 7) - frames, other - at_large, at_large], dim=1)
+
+
+def _mean(x: torch.Tensor, size: int) -> torch.Tensor:
+    """Mean over a square of ``size`` pixels around each."""
+    return F.avg_pool2d(x, size, 1, size // 2, count_include_pad=False)
 
 
 def _between(sides: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
