@@ -24,12 +24,17 @@ def caption(method: str) -> str:
     return CAPTIONS.get(method, method)
 
 
-def _figure(width: float, height: float) -> Any:
+def _figure(width: float, height: float, margins: tuple[float, float, float, float], space: float = 0.25) -> Any:
+    """A figure with margins (left, right, bottom, top; inches) set by hand: layout engines draw twice."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white", layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
     FigureCanvasAgg(figure)
+    left, right, bottom, top = margins
+    figure.subplots_adjust(
+        left / width, bottom / height, 1 - right / width, 1 - top / height, wspace=space, hspace=space
+    )
     return figure
 
 
@@ -56,7 +61,9 @@ def frame_comparison_figure(
     largest = max(float(np.percentile(error, 99.7)) for error in errors.values()) or 1.0
     height, width = truth.shape
     columns = 1 + len(frames)
-    figure = _figure(_PANEL_INCHES * columns + 0.7, 2 * _PANEL_INCHES * height / width + 1.0)
+    tall = _PANEL_INCHES * height / width
+    figure = _figure(_PANEL_INCHES * columns + 0.8, 2 * tall + 1.6, (0.1, 0.7, 0.1, 0.85), space=0.0)
+    figure.subplots_adjust(wspace=0.03, hspace=0.35 / tall)
     axes = figure.subplots(2, columns, squeeze=False)
     grey = {"cmap": "gray", "vmin": low, "vmax": max(high, low + 1e-6)}
     hot = {"cmap": "inferno", "vmin": 0.0, "vmax": largest}
@@ -70,8 +77,10 @@ def frame_comparison_figure(
             drawn = ax.imshow(picture, interpolation="antialiased", **style)
             ax.set(xticks=[], yticks=[])
             ax.set_title(name, fontsize=9)
-    bar = figure.colorbar(drawn, ax=list(axes[1]), fraction=0.02, pad=0.01)
-    bar.ax.tick_params(labelsize=7)
+    place = axes[1][-1].get_position()
+    bar = figure.add_axes((place.x1 + 0.006, place.y0, 0.008, place.height))
+    figure.colorbar(drawn, cax=bar)
+    bar.tick_params(labelsize=7)
     if title:
         figure.suptitle(title, fontsize=11)
     return save_figure(figure, path)
@@ -81,6 +90,7 @@ def _time_axes(ax: Any, has_times: bool, last: bool) -> None:
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
     ax.tick_params(labelsize=7)
+    ax.locator_params(nbins=5)
     if last:
         ax.set_xlabel("time (s)" if has_times else "time (frames)", fontsize=8)
 
@@ -103,7 +113,7 @@ def errors_over_time_figure(
         has_times: False: times count frames.
         title: line above the picture.
     """
-    figure = _figure(8.5, 0.5 + 2.2 * len(panels))
+    figure = _figure(8.5, 0.9 + 2.2 * len(panels), (0.7, 0.15, 0.5, 0.4))
     axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
     for number, (ax, (name, methods)) in enumerate(zip(axes, panels.items(), strict=True)):
         for time in kept_s:
@@ -147,7 +157,7 @@ def time_density_figure(
         by_peak = large[np.argsort(truth[large].argmax(1), kind="stable")]
         for place, word in ((0, "early"), (len(by_peak) // 2, "middle"), (len(by_peak) - 1, "late")):
             chosen[f"{word} region, {pixels[by_peak[place]]} pixels"] = np.eye(len(pixels))[by_peak[place]]
-    figure = _figure(9, 6)
+    figure = _figure(9, 6, (0.7, 0.15, 0.5, 0.6))
     axes = figure.subplots(2, 2).ravel()
     for number, ax in enumerate(axes):
         _time_axes(ax, has_times, last=number > 1)
