@@ -105,7 +105,7 @@ def simulated_run(
     )
 
 
-def _raw_values(exposures: NDArray[np.float32], relationship: str) -> NDArray[np.float32]:
+def _raw_values(exposures: NDArray[np.float32], relationship: str) -> NDArray[np.floating]:
     """Intensities as shares of the scale."""
     if relationship == "LIN":
         return exposures * (_EXPOSURE / np.median(exposures[0]))
@@ -115,7 +115,7 @@ def _raw_values(exposures: NDArray[np.float32], relationship: str) -> NDArray[np
 
 def _subtracted_values(
     simulator: DSASimulator, mask: NDArray[np.float32], fill: NDArray[np.float32]
-) -> NDArray[np.float32]:
+) -> NDArray[np.floating]:
     """ln fill - ln mask as shares of the scale: one window for the whole run."""
     contrast = np.log(mask) - np.log(fill)
     deepest = max(float(np.quantile(contrast[:, simulator.field_of_view], 0.9995)), 1e-3)

@@ -59,7 +59,7 @@ class Bolus:
         since = time_s - self.start_s - arrival_s
         rise = gammainc(self.sharpness, np.maximum(since, 0) / scale)
         fall = gammainc(self.sharpness, np.maximum(since - self.duration_s, 0) / scale)
-        swing = 1.0
+        swing: Array | float = 1.0
         if self.pulsation:
             swing = 1 + self.pulsation * np.sin(2 * np.pi * self.heart_rate_hz * since)
         return (rise - fall) * swing

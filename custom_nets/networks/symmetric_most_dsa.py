@@ -5,7 +5,8 @@ After MoSt-DSA (Xu et al., ECAI 2024, https://arxiv.org/abs/2407.07078), whose p
 motion between them warps both; a refiner corrects. What differs, and why:
 
 - one grey channel and one set of weights for any number of frames at any time;
-- *symmetric by construction*: both frames pass the same layers, so swapping them and ``t -> 1-t`` gives the same picture;
+- *symmetric by construction*: both frames pass the same layers, so swapping them and ``t -> 1-t`` gives the same
+  picture;
 - ``t = 0`` and ``t = 1`` are the measured frames, exactly;
 - nearly all work is done once per pair: a further moment costs about a fifth of the pair;
 - the measured frames before and after the pair may be given. They show what is noise (of the frame), what is fixed (the
@@ -35,6 +36,18 @@ def conv(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int 
     )
 
 
+def head(in_channels: int, out_channels: int, kernel_size: int = 3, std: float = 0.0) -> nn.Conv2d:
+    """Convolution that starts at (or near) zero."""
+    layer = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+    if std:
+        nn.init.normal_(layer.weight, std=std)
+    else:
+        nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
 def warp(image: torch.Tensor, flow_px: torch.Tensor) -> torch.Tensor:
     """Sample ``image`` [N, C, H, W] at ``x + flow_px`` [N, 2, H, W] (x, y in pixels), bilinear, borders repeated."""
     height, width = image.shape[-2:]
@@ -57,7 +70,7 @@ def antisymmetric(sides: torch.Tensor) -> torch.Tensor:
 
 
 class Level(nn.Module):
-    """Bring both sides' features to the middle of the motion, join them with what coarser levels know, refine the motion.
+    """Bring both sides' features to the middle of the motion, join them with what coarser levels know, refine it.
 
     Args:
         coarse: channels that come from the coarser level.
@@ -69,9 +82,7 @@ class Level(nn.Module):
         super().__init__()
         self.join = conv(coarse + 2 * width, out, kernel_size=1)
         self.refine = conv(out, out)
-        self.motion = nn.Conv2d(out, 2, 3, padding=1)
-        nn.init.normal_(self.motion.weight, std=1e-3)
-        nn.init.zeros_(self.motion.bias)
+        self.motion = head(out, 2, std=1e-3)
 
     def forward(
         self, features: torch.Tensor, coarse: torch.Tensor, flow_px: torch.Tensor
@@ -117,19 +128,14 @@ class SymmetricMoStDSA(nn.Module):
             ]
         )
         self.bottom = conv(2 * w4, w4)
-        self.bottom_motion = nn.Conv2d(w4, 2, 3, padding=1)
-        nn.init.normal_(self.bottom_motion.weight, std=1e-3)
-        nn.init.zeros_(self.bottom_motion.bias)
+        self.bottom_motion = head(w4, 2, std=1e-3)
         self.levels = nn.ModuleList([Level(w4, w3, w3), Level(w3, w2, w2), Level(w2, w1, pair_width)])
-        self.preference = nn.Conv2d(pair_width, 8, 1)
+        self.preference = head(pair_width, 8, kernel_size=1)
         self.side_still = nn.Conv2d(4, time_width, 3, padding=1)
         self.side_moved = nn.Conv2d(5, time_width, 3, padding=1)
         self.refiner = conv(pair_width + time_width, pair_width)
-        self.output = nn.Conv2d(pair_width, 8, 3, padding=1)
-        self.correction = nn.Conv2d(pair_width, 4, 3, padding=1)
-        for head in (self.preference, self.output, self.correction):
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
+        self.output = head(pair_width, 8)
+        self.correction = head(pair_width, 4)
 
     # ---- once per pair ----
 
@@ -285,7 +291,9 @@ class SymmetricMoStDSA(nn.Module):
 class _FramesAsChannels(SymmetricMoStDSA):
     """:class:`SymmetricMoStDSA` with the one kind of call that is exported."""
 
-    def forward(self, image: torch.Tensor, timesteps: torch.Tensor | None = None) -> torch.Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, image: torch.Tensor, timesteps: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """[B, T, H, W] at ``timesteps`` [T] (0.5 where not given) between the channels of ``image`` [B, 2, H, W]."""
         b, channels, height, width = image.shape
         if channels != 2:
@@ -310,7 +318,7 @@ def _repeated(x: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def _corrections(frames: torch.Tensor, beyond: torch.Tensor) -> torch.Tensor:
-    """[2B, 4, H, W] that may be added to a side's frame: two blurs, and what the frame beyond has in detail and at large."""
+    """[2B, 4, H, W] to add to a side's frame: two blurs, and what the frame beyond has in detail and at large."""
     other = beyond - frames
     at_large = _mean(other, 7)
     return torch.cat([_mean(frames, 3) - frames, _mean(frames, 7) - frames, other - at_large, at_large], dim=1)

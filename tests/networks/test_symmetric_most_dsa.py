@@ -18,7 +18,7 @@ def lively(seed: int = 0) -> SymmetricMoStDSA:
     """A network in which everything moves: the heads that start at zero do not stay there."""
     torch.manual_seed(seed)
     network = SymmetricMoStDSA(**ARCH)
-    for head in (network.preference, network.output):
+    for head in (network.preference, network.output, network.correction):
         torch.nn.init.normal_(head.weight, std=0.3)
         torch.nn.init.normal_(head.bias, std=0.3)
     for motion in (network.bottom_motion, *(level.motion for level in network.levels)):
