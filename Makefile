@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 
 .PHONY: demo test lint format clean
 
-demo: $(STAMP)  ## run the bundles on the MNI152 template, leave pictures and a table in demo/
+demo: $(STAMP)  ## run the bundles on a head and a simulated angiography, leave pictures and tables in demo/
 	$(BIN)/python -m custom_nets.apps.demo --output_dir demo
 
 test: $(STAMP)  ## the whole test suite

@@ -24,7 +24,7 @@ from custom_nets.data.dsa_simulator import DSASettings, DSASimulator
 from custom_nets.transforms import DegradeVolumed, LoadVolumed, SaveVolumed
 
 SETTINGS = {"thick": (1.0, 1.0, 5.0), "coarse": (2.0, 2.0, 2.0)}  # name -> voxel size in mm
-DSA_SEED, DSA_FRAMES, DSA_FPS = 11, 15, 6.0
+DSA_SEED, DSA_FRAMES, DSA_FPS, DSA_SIZE = 3, 13, 6.0, 512
 
 
 def _run(*words: str) -> None:
@@ -89,15 +89,24 @@ def arssr(output_dir: Path) -> list[str]:
 def _angiography(folder: Path) -> tuple[Path, Path]:
     """Write a complete simulated run and what is left of it without every second frame."""
     folder.mkdir(parents=True, exist_ok=True)
-    settings = replace(DSASettings.random(DSA_SEED, "fixed"), collimation=(0.04, 0.04, 0.06, 0.06))
-    run = simulated_run(DSASimulator(DSA_SEED, settings), run_times(DSA_FRAMES, (DSA_FPS,), 0.8))
-    complete = write_simulated_run(run, folder / "complete.dcm")
-    print(
-        f"{complete}: a simulated DSA run, {DSA_FRAMES} frames at {DSA_FPS:g} a second behind its mask frame, 512 x 512"
+    settings = replace(
+        DSASettings.random(DSA_SEED, "fixed", (DSA_SIZE, DSA_SIZE)),
+        pixel_mm=174 / DSA_SIZE,
+        centre_mm=(0.0, -18.0),
+        collimation=(0.04, 0.04, 0.04, 0.04),
+        photons=8e4,
+        iodine_per_mm=0.035,
+        pulse_mm=0.4,
+        breathing_mm=0.1,
+        drift_mm=0.3,
+        jerk_mm=0.0,
     )
+    run = simulated_run(DSASimulator(DSA_SEED, settings), run_times(DSA_FRAMES, (DSA_FPS,), 0.9))
+    complete = write_simulated_run(run, folder / "complete.dcm")
+    print(f"{complete}: a simulated DSA run, {DSA_FRAMES} frames at {DSA_FPS:g} a second behind its mask frame")
     rest = run.select([0, *range(1, len(run), 2)])
     half = write_simulated_run(rest, folder / "every_second.dcm")
-    print(f"{half}: its mask and every second frame, the dose of {len(rest) - 1} frames instead of {DSA_FRAMES}")
+    print(f"{half}: its mask and every second frame, {len(rest) - 1} instead of {DSA_FRAMES}")
     return complete, half
 
 

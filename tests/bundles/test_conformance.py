@@ -32,27 +32,39 @@ REQUIRED = (
     "docs/data_license.txt",
     "models/model.pt",
 )
-# per bundle: which config is which kind of workflow, and what it needs to be initialized on the volumes in DATA
+# per bundle: which config is which kind of workflow, and what it needs to be initialized on what lies in DATA
 WORKFLOWS: dict[str, dict[str, tuple[list[str], str, dict[str, Any]]]] = {
     "arssr": {
         "train": (["train.json"], "train", {"dataset_dir": "DATA", "validation_crop_size": 32}),
         "evaluate": (["evaluate.json"], "inference", {"dataset_dir": "DATA"}),
         "inference": (["inference.json"], "inference", {"input": "DATA", "scale": 2}),
     },
+    "most_dsa": {
+        "train": (["train.json"], "train", {"dataset_dir": "DATA", "crop_size": 32, "longest_gap": 3}),
+        "evaluate": (["evaluate.json"], "inference", {"dataset_dir": "DATA", "missing_frames": [1]}),
+        "inference": (["inference.json"], "inference", {"input": "DATA", "frames_between": 1}),
+    },
 }
 NO_TORCHSCRIPT: dict[str, str] = {}  # bundle -> why it cannot be exported; the zoo has such a list, too
-SHAPES = ((1, 1, 8, 9, 10), (1, 1, 12, 7, 5))
+SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {  # of network inputs
+    "arssr": ((1, 1, 8, 9, 10), (1, 1, 12, 7, 5)),
+    "most_dsa": ((1, 2, 48, 64), (2, 2, 37, 21)),
+}
 
 pytestmark = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """A folder with two volumes of smooth noise."""
+    """A folder for each bundle: two volumes, or two runs, of smooth noise."""
     folder = tmp_path_factory.mktemp("data")
     for seed in range(2):
         values = ndimage.gaussian_filter(np.random.default_rng(seed).random((40, 40, 40)), 2).astype(np.float32)
-        nib.save(nib.Nifti1Image(values, np.eye(4)), folder / f"sub-{seed}.nii.gz")
+        (folder / "arssr").mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(values, np.eye(4)), folder / "arssr" / f"sub-{seed}.nii.gz")
+        run = folder / "most_dsa" / f"patient-{seed}"
+        run.mkdir(parents=True)
+        np.savez(run / "run.npz", frames=values[:12], times_s=np.arange(12) / 4)
     return folder
 
 
@@ -98,7 +110,7 @@ def test_metadata_follows_the_schema(bundle, tmp_path):
 def test_properties_are_all_there(bundle, kind, data, weights, tmp_path):
     assert bundle.name in WORKFLOWS, "say in WORKFLOWS how the configs of this bundle are initialized"
     files, workflow_type, overrides = WORKFLOWS[bundle.name][kind]
-    overrides = {key: str(data) if value == "DATA" else value for key, value in overrides.items()}
+    overrides = {key: str(data / bundle.name) if value == "DATA" else value for key, value in overrides.items()}
     workflow = ConfigWorkflow(
         config_file=[config(bundle, name) for name in files],
         meta_file=config(bundle, "metadata.json"),
@@ -142,7 +154,7 @@ def test_torchscript_gives_the_same(bundle, weights, tmp_path):
     assert all(json.loads(content) for content in files.values())
     network = load_network(weights)
     with torch.no_grad():
-        for shape in SHAPES:
+        for shape in SHAPES[bundle.name]:
             image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
             torch.testing.assert_close(script(image), network(image), rtol=0, atol=1e-4)
 
@@ -158,7 +170,7 @@ def test_onnx_export(bundle, weights, tmp_path):
         meta_file=config(bundle, "metadata.json"),
         config_file=config(bundle, "inference.json"),
         key_in_ckpt="model",
-        input_shape=SHAPES[0],  # an ONNX file is made for one size
+        input_shape=SHAPES[bundle.name][0],  # an ONNX file is made for one size
         bundle_root=str(bundle),
     )
     onnx.checker.check_model(str(exported))
