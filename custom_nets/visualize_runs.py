@@ -23,7 +23,7 @@ _MOST = 5  # panels in a row
 
 
 def run_figure(path: str | Path, run: AngiographyRun, title: str = "") -> Path:
-    """A gap with much change: its two measured frames and made frames between, whole and close; and the whole run in time.
+    """A gap with much change, its frames whole and close, and below it the whole run in time.
 
     Args:
         path: PNG to write (whole or not at all).

@@ -3,7 +3,8 @@
 Of each frame (region/metric):
 
 * ``full/psnr`` (dB), ``full/ssim``: as published (:mod:`custom_nets.metrics.frames`), data range 1 over the stored
-  values as :func:`stored_scale` puts them onto 0 to 1. Constant borders count.
+  values as :func:`stored_scale` puts them onto 0 to 1; raw runs are scored subtracted, as they are looked at. Constant
+  borders count.
 * ``active/psnr``, ``active/ssim``: the same pixel errors and the same SSIM map, averaged over ``run.active`` alone.
 * ``vessels/mae``, ``vessels/rmse``: in network units, weighted by the truth's opacity; ``change/mae``: weighted by how
   much the kept frames of the gap differ (:mod:`custom_nets.metrics.time_density`).
@@ -43,8 +44,11 @@ def stored_scale(run: AngiographyRun) -> tuple[float, float, str]:
     Returns:
         lowest, span, and what that is: for whole numbers the range of the bits stored (255 for 8 bits), where a file
         does not say how many (NIfTI, NPZ, 16-bit pictures) of as many bits as the run's values need; for float32 the
-        range of the measured frames in the active area.
+        range of the measured frames in the active area. For raw runs with a mask 0, 1: network units of the subtracted
+        frames.
     """
+    if run.mapping.subtraction:
+        return 0.0, 1.0, "network units of the subtracted frames"
     if not np.issubdtype(run.frames.dtype, np.integer):
         inside = run.frames[~run.synthetic][:, run.active]
         low, high = float(inside.min()), float(inside.max())
@@ -139,13 +143,18 @@ class ScoreFramesd(Transform):
         """Method -> (region, metric) -> score of made frame number k."""
         left, run, active = course.left, course.left.run, course.left.run.active
         low, span, _ = course.scale
-        truth = (run.frames[left.targets[k]].astype(np.float64) - low) / span
+
+        def seen(stored: NDArray, name: str) -> NDArray[np.float64]:
+            values = units[name] if run.mapping.subtraction else stored
+            return (values.astype(np.float64) - low) / span
+
+        truth = seen(run.frames[left.targets[k]], "truth")
         opacity = np.where(active, td.opacity_weight(units["truth"], course.ground, self.opacity_floor), 0)
         first, last = run.to_unit(left.pairs[k])
         change = np.where(active, td.change_weight(first, last, self.opacity_floor), 0)
         found = {}
         for name, frames in course.made.items():
-            image = (frames[k].astype(np.float64) - low) / span
+            image = seen(frames[k], name)
             square = np.square(image - truth)
             tensors = [torch.from_numpy(x[None]).to(self.device) for x in (image, truth)]
             ssim = ssim_map(tensors[0], tensors[1])[0].cpu().numpy()

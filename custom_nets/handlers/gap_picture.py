@@ -17,7 +17,7 @@ __all__ = ["GapPicture"]
 
 
 class GapPicture:
-    """After each validation draw some samples: the two frames, the network, the truth, and the errors of blend and network.
+    """After each validation draw some samples: the frames, the network, the truth, and the errors of blend and network.
 
     Attach it to the evaluator.
 

@@ -38,7 +38,8 @@ class LoadTrainingRund(MapTransform):
         item = dict(data)
         path = Path(item[self.keys[0]])
         if (path / "run.json").is_file():
-            return {**item, **read_simulated(path)}
+            item.update(read_simulated(path))
+            return item
         run = read_run(path, **self.options)
         usable = [i for i in range(len(run)) if i not in run.mask_frames and not run.synthetic[i]]
         frames = np.empty((len(usable), *run.size), dtype=np.float16)
@@ -94,15 +95,18 @@ class RandFrameGapd(Randomizable, MapTransform):
         self.moments = moments
         self.context = context
         self.busy = busy
-        self.contrast, self.ground = tuple(contrast), tuple(ground)
+        self.contrast, self.ground = (contrast[0], contrast[1]), (ground[0], ground[1])
 
     def randomize(self, data: Any = None) -> None:
         """Everything is drawn while a sample is made, from ``self.R``."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
-        run = {key: item.pop(key) for key in (self.keys[0], "times_s", "background", "darkest", "kind") if key in item}
-        frames, times = run[self.keys[0]], np.asarray(run["times_s"], dtype=np.float64)
+        name = str(self.keys[0])
+        run: dict[str, Any] = {
+            key: item.pop(key) for key in (name, "times_s", "background", "darkest", "kind") if key in item
+        }
+        frames, times = run[name], np.asarray(run["times_s"], dtype=np.float64)
         if len(frames) < 3:
             raise ValueError(f"a run to train on needs 3 frames or more, {item.get('image')} has {len(frames)}.")
         before, first, inner, last, after = self._draw_gap(len(frames))
@@ -186,9 +190,10 @@ class RandFrameGapd(Randomizable, MapTransform):
 class RandSimulatedGapd(RandFrameGapd):
     """The same for simulated runs too (``custom_nets.data.simulated_runs``): noise-free, and measured in random ways.
 
-    Measured runs among the items are treated as by :class:`RandFrameGapd`. Of simulated ones, line integrals become display values by a random window; noise is that of two exposures: each frame has its own, and
-    all frames of a standing run share the mask's. The truth keeps the mask's noise, which every frame of the run has, and
-    lacks the noise of its own exposure, which nobody could know.
+    Measured runs among the items are treated as by :class:`RandFrameGapd`. Of simulated ones, line integrals become
+    display values by a random window. Noise is that of two exposures: each frame has its own, and all frames of a
+    standing run share the mask's. The truth keeps the mask's noise, which every frame of the run has, and lacks the
+    noise of its own exposure, which nobody could know.
 
     Args:
         noise: smallest and largest standard deviation of a frame's own noise, in display units, in the median pixel.

@@ -366,3 +366,16 @@ def test_two_processes_measure_what_one_does(data, tmp_path):
     for name in ("frames.csv", "runs.csv", "table.md"):
         assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
     assert json.loads((tmp_path / "two" / "summary.json").read_text())["processes"] == 2
+
+
+def test_a_raw_run_is_scored_as_it_is_looked_at():
+    """Subtracted: in raw values the anatomy, which every method has right, would flatter them all."""
+    from custom_nets.apps.frame_scores import stored_scale
+    from custom_nets.data.dsa_run import run_times, simulated_run
+    from custom_nets.data.dsa_simulator import DSASettings, DSASimulator
+
+    simulator = DSASimulator(1, DSASettings.random(1, "fixed", (48, 48)))
+    raw = simulated_run(simulator, run_times(4), raw=True)
+    subtracted = simulated_run(simulator, run_times(4), raw=False, bits=8)
+    assert stored_scale(raw) == (0.0, 1.0, "network units of the subtracted frames")
+    assert stored_scale(subtracted)[:2] == (0.0, 255.0)
