@@ -203,7 +203,7 @@ def _finish(
     synthetic: NDArray | None = None,
     geometry: RunGeometry | None = None,
 ) -> AngiographyRun:
-    """Choose the times: as given, of the side file that our writer leaves, of the file, of its header, or none."""
+    """Choose the times: as given, of the file, of the side file that our writer leaves, of its header, or none."""
     count, notes, masks = len(frames), list[str](), []
     beside = side_file(path)
     side = _read_side(beside) if beside.is_file() else {}
@@ -214,7 +214,7 @@ def _finish(
     if side and len(side["times_s"]) == count:
         synthetic = np.asarray(side["synthetic"], dtype=bool) if synthetic is None else synthetic
         masks = [number - 1 for number in side.get("mask_frames") or []]
-        if times is None and side.get("has_times", True):
+        if times is None and file_times is None and side.get("has_times", True):
             times, source = side["times_s"], beside.name
     if times is None and file_times is not None:
         times, source = file_times, "times_s"

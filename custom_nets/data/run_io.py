@@ -146,7 +146,7 @@ def _in_folder(folder: Path, skip_postfix: str | None, others: set[str], deeper:
         return bool(skip_postfix) and run_name(path).endswith(f"_{skip_postfix}")
 
     found = dict.fromkeys((p for p in _dicom_runs(folder, others) if not own_result(p)), "")
-    if picture_files(folder):
+    if [p for p in picture_files(folder) if not own_result(p)]:
         found[folder] = ""
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or own_result(path):

@@ -65,8 +65,9 @@ def write_run(
     """Write a run, and beside it (in a folder of pictures: within) ``frames.json`` with times and made frames.
 
     ``dicom``: derived XA, see :func:`custom_nets.data.xa_output.derived_dataset`. ``nifti``: [x, y, 1, frame] in the
-    stored type; uneven times are in the JSON only. ``npz``: ``frames``, ``times_s``, ``synthetic``. ``png``: a folder
-    ``frame_0001.png``, ..., 8 or 16 bits as stored. ``mp4``, ``gif``: for looking only, 8 bits, in real time.
+    stored type; uneven times are in the JSON only, the header then has no unit of time. ``npz``: ``frames``,
+    ``times_s``, ``synthetic``. ``png``: a folder ``frame_0001.png``, ..., 8 or 16 bits as stored. ``mp4``, ``gif``: for
+    looking only, 8 bits, in real time.
 
     Args:
         path: of the file or folder, as :func:`run_path` makes it; a missing suffix is added.
@@ -146,8 +147,11 @@ def _write_nifti(run: AngiographyRun, path: Path) -> None:
     spacing = run.geometry.pixel_spacing_mm or (1.0, 1.0)
     affine = run.origin.meta.get("affine")
     image = nib.Nifti1Image(frames, np.diag([spacing[1], spacing[0], 1.0, 1.0]) if affine is None else affine)
-    image.header.set_xyzt_units("mm", "sec" if run.has_times else "unknown")
-    image.header["pixdim"][4] = float(np.median(np.diff(run.times_s))) if run.has_times else 1.0
+    # one time step is all that NIfTI can say: of an uneven run it says nothing, which is better than something wrong
+    steps = np.diff(run.times_s)
+    even = run.has_times and bool(np.allclose(steps, steps[0], rtol=1e-3, atol=1e-6))
+    image.header.set_xyzt_units("mm", "sec" if even else "unknown")
+    image.header["pixdim"][4] = float(steps.mean()) if even else 1.0
     image.header["descrip"] = b"custom_nets"
     nib.save(image, path)
 

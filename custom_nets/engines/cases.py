@@ -138,6 +138,14 @@ class RunEvaluator(CaseEvaluator):
     def record_of(self, case: str) -> Path:
         return self.saver.record_for(case)
 
+    def _already_there(self, case: str) -> bool:
+        if strangers := self.saver.strangers(case):
+            raise ValueError(
+                f"{strangers[0]} is there already and was not written by this program: give another --output_dir or "
+                "--output_postfix, or --overwrite True to replace it."
+            )
+        return super()._already_there(case)
+
 
 def record_path(volume_path: Path) -> Path:
     """The JSON record beside a written volume."""

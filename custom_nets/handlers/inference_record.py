@@ -71,6 +71,7 @@ class InferenceRecord:
 
     def __init__(self, checkpoint: str, options: dict[str, Any], preview: bool = True) -> None:
         self.checkpoint = checkpoint
+        self.weights = file_record(checkpoint)  # now, when they are loaded: the file may be replaced during a long run
         self.options = options
         self.preview = preview
 
@@ -92,7 +93,7 @@ class InferenceRecord:
         except (OSError, ValueError, KeyError, TypeError):
             return f"a record that cannot be read ({path})"
         now = json.loads(json.dumps(self.options, default=str))
-        now["weights"] = file_record(self.checkpoint)["sha256"][:8]
+        now["weights"] = str(self.weights["sha256"])[:8]
         ignored = {"memory_gb"}  # changes how, not what is computed
         return ", ".join(
             f"{name} {then.get(name)} (now {now[name]})"
@@ -126,7 +127,7 @@ class InferenceRecord:
                 "output": {"file": str(path), **_geometry(target), "volumes": len(output), **file_record(path)},
                 "options": self.options,
                 "network": type(engine.network).__name__,
-                "checkpoint": {"file": self.checkpoint, **file_record(self.checkpoint)},
+                "checkpoint": {"file": self.checkpoint, **self.weights},
                 "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
                 "threads": torch.get_num_threads(),
                 "seconds": round(time.perf_counter() - engine.started, 2),

@@ -66,7 +66,7 @@ class RunRecord(InferenceRecord):
                 "warnings": [text for gap in image.gaps(engine.inferer.max_gap_s) for text in gap.warnings],
                 "options": self.options,
                 "network": type(engine.network).__name__,
-                "checkpoint": {"file": self.checkpoint, **file_record(self.checkpoint)},
+                "checkpoint": {"file": self.checkpoint, **self.weights},
                 "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
                 "threads": torch.get_num_threads(),
                 "seconds": round(seconds, 2),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
+from custom_nets.data.run_files import side_file
 from custom_nets.data.run_io import read_run
 from custom_nets.data.run_output import RUN_FORMATS, check_format, default_format, run_path, write_run
 from custom_nets.data.runs import AngiographyRun
@@ -63,6 +65,11 @@ class SaveRund(MapTransform):
         super().__init__(keys)
         if output_format is not None and output_format not in RUN_FORMATS:
             raise ValueError(f"output_format must be one of {', '.join(RUN_FORMATS)}, got {output_format!r}.")
+        if not output_postfix or set(output_postfix) & set("/\\"):
+            raise ValueError(
+                f"output_postfix must be a word without slashes, got {output_postfix!r}: it keeps results apart from "
+                "the runs that they were made of."
+            )
         self.output_dir = Path(output_dir)
         self.output_postfix = output_postfix
         self.output_format = output_format
@@ -77,6 +84,23 @@ class SaveRund(MapTransform):
     def record_for(self, case: str) -> Path:
         """The JSON record of a case (written by :class:`custom_nets.handlers.RunRecord`)."""
         return self.stem_for(case).with_name(self.stem_for(case).name + ".json")
+
+    def strangers(self, case: str) -> list[Path]:
+        """What lies where this case goes and was not written by this program (it leaves a list of frames beside)."""
+        stem = self.stem_for(case)
+        there = [path for kind in RUN_FORMATS if (path := run_path(stem.parent, stem.name, kind)).exists()]
+        return [path for path in there if not side_file(path).is_file()]
+
+    def _remove_earlier(self, case: str, kept: set[Path]) -> None:
+        """Results of an earlier, overwritten call in other formats: their lists of frames would be wrong now."""
+        stem = self.stem_for(case)
+        if not self.record_for(case).is_file():
+            return
+        for kind in RUN_FORMATS:
+            path = run_path(stem.parent, stem.name, kind)
+            if path in kept or not path.exists():
+                continue
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def format_for(self, run: AngiographyRun) -> str:
         """The format that a run is written in.
@@ -94,14 +118,15 @@ class SaveRund(MapTransform):
             run: AngiographyRun = item[key]
             stem = self.stem_for(str(item["case"]))
             kind = self.format_for(run)
-            self.written[str(item["case"])] = write_run(
-                run, run_path(stem.parent, stem.name, kind), kind, made_by=self.made_by
-            )
+            case = str(item["case"])
+            self.written[case] = write_run(run, run_path(stem.parent, stem.name, kind), kind, made_by=self.made_by)
+            kept = {self.written[case]}
             if self.film and kind not in ("mp4", "gif"):
-                _write_film(run, stem)
+                kept.add(_write_film(run, stem))
+            self._remove_earlier(case, kept)
         return item
 
 
-def _write_film(run: AngiographyRun, stem: Path) -> None:
+def _write_film(run: AngiographyRun, stem: Path) -> Path:
     kind = "gif" if importlib.util.find_spec("imageio_ffmpeg") is None else "mp4"
-    write_run(run, run_path(stem.parent, stem.name, kind), kind)
+    return write_run(run, run_path(stem.parent, stem.name, kind), kind)

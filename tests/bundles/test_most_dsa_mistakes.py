@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.bundles.most_dsa_runs import UNEVEN_MS, UNEVEN_S, message_of, outputs, save_weights
+from tests.bundles.most_dsa_runs import UNEVEN_MS, UNEVEN_S, infer, message_of, outputs, save_weights
 from tests.data.test_run_files import write_pictures
 from tests.xa_writer import ENCRYPTED, contrast_run, write_xa
 
@@ -158,3 +158,36 @@ def test_unwritable_output(dicom, weights):
 def _expect(pattern: str, message: str) -> None:
     assert re.search(pattern, message, re.DOTALL), message
     assert len(message) < 900 and "Traceback" not in message
+
+
+# ---- nothing that is there already is lost ----
+
+
+@pytest.mark.parametrize("postfix", ["", "a/b"])
+def test_a_result_never_lies_where_its_source_lies(dicom, weights, tmp_path, postfix):
+    before = dicom.read_bytes()
+    said = message_of(dicom, dicom.parent, checkpoint=weights, frames_between=1, output_postfix=postfix)
+    assert "output_postfix must be a word without slashes" in said
+    assert dicom.read_bytes() == before and outputs(dicom.parent) == ["run.dcm"]
+
+
+def test_a_file_of_somebody_else_is_not_replaced(dicom, weights, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run_most_dsa.dcm").write_text("a patient's file")
+    said = message_of(dicom, tmp_path / "out", checkpoint=weights, frames_between=1)
+    assert "run_most_dsa.dcm is there already and was not written by this program" in said
+    assert (tmp_path / "out" / "run_most_dsa.dcm").read_text() == "a patient's file"
+    infer(dicom, tmp_path / "out", checkpoint=weights, frames_between=1, overwrite=True)
+    assert (tmp_path / "out" / "run_most_dsa.dcm").stat().st_size > 1000
+
+
+def test_results_of_another_format_do_not_stay_beside_a_new_list_of_frames(dicom, weights, tmp_path):
+    infer(dicom, tmp_path / "out", checkpoint=weights, frames_between=1, output_format="npz")
+    infer(dicom, tmp_path / "out", checkpoint=weights, frames_between=3, overwrite=True)
+    assert outputs(tmp_path / "out") == ["run_most_dsa.dcm", "run_most_dsa.frames.json", "run_most_dsa.json"]
+
+
+def test_the_folder_of_the_runs_may_be_the_folder_of_the_results(dicom, weights):
+    for _ in range(2):  # the second time all is there, and the preview is not taken for a picture to work on
+        infer(dicom.parent, dicom.parent, checkpoint=weights, frames_between=1, preview=True)
+    assert "run_most_dsa.png" in outputs(dicom.parent)

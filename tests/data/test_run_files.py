@@ -300,3 +300,21 @@ def test_nothing_found(tmp_path):
         find_runs([tmp_path / "missing.dcm"])
     with pytest.raises(ValueError, match="path or a list"):
         find_runs(3)
+
+
+def test_times_in_an_npz_go_before_a_list_beside_it(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 255, (4, 8, 9)).astype(np.uint8)
+    np.savez(tmp_path / "run.npz", frames=frames, times_s=[0.0, 0.1, 0.2, 0.3])
+    (tmp_path / "run.frames.json").write_text('{"times_s": [0, 1, 2, 3], "synthetic": [false, false, false, false]}')
+    assert read_run(tmp_path / "run.npz").times_s.tolist() == [0.0, 0.1, 0.2, 0.3]
+
+
+def test_a_nifti_header_says_nothing_about_uneven_times(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 255, (4, 8, 9)).astype(np.uint8)
+    path = write_run(make_run(frames, [0.0, 0.25, 0.5, 2.5]), tmp_path / "run.nii.gz", "nifti")
+    assert read_run(path).times_s.tolist() == [0.0, 0.25, 0.5, 2.5]
+    (tmp_path / "run.frames.json").unlink()
+    assert not read_run(path).has_times
+    even = write_run(make_run(frames, [0.0, 0.25, 0.5, 0.75]), tmp_path / "even.nii.gz", "nifti")
+    (tmp_path / "even.frames.json").unlink()
+    assert read_run(even).times_s.tolist() == pytest.approx([0.0, 0.25, 0.5, 0.75])
