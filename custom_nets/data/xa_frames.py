@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from custom_nets.data.runs import AngiographyRun, RunGeometry
+from custom_nets.data.xa_times import STAMPS, parse_stamp, stamp
 
 __all__ = ["set_angles", "set_frame_groups", "set_table", "set_times"]
 
@@ -77,7 +77,11 @@ def set_frame_groups(dataset: Any, run: AngiographyRun) -> None:
     """Functional groups of an enhanced object: those of measured frames as they were, made frames in between.
 
     A made frame has the groups of the measured frame before it, with numbers about positions interpolated, its own
-    time, and its kind said in FrameType and FrameComments.
+    time, and its kind said in FrameType and FrameComments. Where the times of the run are not those of the stamps in
+    the file, measured frames get new stamps, too: one object has one clock.
+
+    Raises:
+        ValueError: a stamp is needed that is no DICOM date and time.
     """
     old = list(dataset.PerFrameFunctionalGroupsSequence)
     for shared in dataset.get("SharedFunctionalGroupsSequence") or []:
@@ -86,7 +90,6 @@ def set_frame_groups(dataset: Any, run: AngiographyRun) -> None:
                 group.FramePixelDataPropertiesSequence = copy.deepcopy(shared.FramePixelDataPropertiesSequence)
             del shared.FramePixelDataPropertiesSequence
     measured = np.flatnonzero(run.source_index >= 0)
-    start = _stamp(old[int(run.source_index[measured[0]])])
     groups = []
     for k, source in enumerate(run.source_index):
         if source >= 0:
@@ -99,8 +102,10 @@ def set_frame_groups(dataset: Any, run: AngiographyRun) -> None:
                 old[int(run.source_index[before])], old[int(run.source_index[after])],
                 float((run.times_s[k] - run.times_s[before]) / span),
             )  # fmt: skip
-            _mark_made(group, start, run.times_s[k] - run.times_s[measured[0]])
+            _mark_made(group)
         groups.append(group)
+    if run.origin.meta.get("time_source") not in STAMPS:
+        _restamp(groups, run.times_s)
     _number_dimensions(groups, old)
     dataset.PerFrameFunctionalGroupsSequence = groups
 
@@ -114,25 +119,52 @@ def _between(before: Any, after: Any, fraction: float) -> Any:
                 if element.VR in ("FD", "FL", "DS") and element.VM == 1 and later not in (None, ""):
                     value = float(element.value) + fraction * (float(later) - float(element.value))
                     element.value = _decimal(round(value, 6)) if element.VR == "DS" else value
+    _stamp_between(_content(group), _content(before), _content(after), fraction)
     return group
 
 
-def _stamp(group: Any) -> datetime | None:
-    content = (group.get("FrameContentSequence") or [{}])[0]
-    text = str(content.get("FrameReferenceDateTime") or content.get("FrameAcquisitionDateTime") or "")
-    try:
-        return datetime.strptime(text[:14], "%Y%m%d%H%M%S") + timedelta(seconds=float("0" + text[14:21].strip("+-")))
-    except ValueError:
+def _content(group: Any) -> Any:
+    return (group.get("FrameContentSequence") or [{}])[0]
+
+
+def _parsed(content: Any, keyword: str) -> tuple[int, str] | None:
+    """A stamp as microseconds and zone; None where the frame has none."""
+    value = content.get(keyword)
+    if value in (None, ""):
         return None
+    parsed = parse_stamp(value)
+    if parsed is None:
+        raise ValueError(f"{keyword} {str(value)!r} is no date and time (YYYYMMDDHHMMSS.FFFFFF&ZZXX).")
+    return parsed
 
 
-def _mark_made(group: Any, start: datetime | None, seconds: float) -> None:
+def _stamp_between(content: Any, before: Any, after: Any, fraction: float) -> None:
+    """Each stamp of a made frame lies between those of its neighbours; without both there is none to say."""
+    for keyword in STAMPS:
+        earlier, later = _parsed(before, keyword), _parsed(after, keyword)
+        if earlier is not None and later is not None:
+            setattr(content, keyword, stamp(earlier[0] + fraction * (later[0] - earlier[0]), earlier[1]))
+        elif keyword in content:
+            del content[keyword]
+
+
+def _restamp(groups: list[Any], times_s: NDArray[np.float64]) -> None:
+    """Stamps of all frames by the times of the run, counted from the first frame that has one."""
+    contents = [_content(group) for group in groups]
+    for keyword in STAMPS:
+        first = next((k for k, content in enumerate(contents) if content.get(keyword) not in (None, "")), None)
+        start = None if first is None else _parsed(contents[first], keyword)
+        if first is None or start is None:
+            continue
+        for content, seconds in zip(contents, times_s - times_s[first], strict=True):
+            if content:
+                setattr(content, keyword, stamp(start[0] + 1e6 * float(seconds), start[1]))
+
+
+def _mark_made(group: Any) -> None:
     content = (group.get("FrameContentSequence") or [None])[0]
     if content is not None:
         content.FrameComments = "synthetic: made between the measured frames beside it"
-        for keyword in ("FrameReferenceDateTime", "FrameAcquisitionDateTime"):
-            if keyword in content and start is not None:
-                setattr(content, keyword, (start + timedelta(seconds=seconds)).strftime("%Y%m%d%H%M%S.%f"))
     for kind in group.get("FramePixelDataPropertiesSequence") or []:
         kind.FrameType = ["DERIVED", *list(kind.get("FrameType") or ["", "PRIMARY"])[1:]]
 

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["anywhere", "clock", "frame_groups", "multiframe_times", "single_file_times"]
+__all__ = [
+    "STAMPS",
+    "anywhere",
+    "clock",
+    "frame_groups",
+    "multiframe_times",
+    "parse_stamp",
+    "single_file_times",
+    "stamp",
+]
 
+STAMPS = ("FrameReferenceDateTime", "FrameAcquisitionDateTime")
+
+_EPOCH = datetime(1900, 1, 1)
 _SAY = 'say the rate by --input_fps, or all times by --input_times_s "[0, 0.25, ...]"'
 
 
 def multiframe_times(dataset: Any, count: int, path: Path) -> tuple[NDArray[np.float64], str]:
     """Times from the first frame on (s), and the element they come from."""
     if "PerFrameFunctionalGroupsSequence" in dataset:
-        for keyword in ("FrameReferenceDateTime", "FrameAcquisitionDateTime"):
+        for keyword in STAMPS:
             stamps = [_datetime(anywhere(dataset, keyword, frame)) for frame in range(count)]
             if None not in stamps and len(set(stamps)) == count:
                 stamped = np.asarray(stamps, dtype=np.int64)
@@ -61,13 +73,27 @@ def clock(dataset: Any, keyword: str) -> float | None:
     return None if match is None else int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3])
 
 
-def _datetime(value: Any) -> int | None:
-    """A DICOM DT as whole microseconds (time zones left out: the difference counts)."""
+def parse_stamp(value: Any) -> tuple[int, str] | None:
+    """A DICOM DT as whole microseconds of its own clock, and its time zone as written ("" where it has none)."""
     match = re.fullmatch(r"(\d{14})(?:\.(\d{1,6}))?([+-]\d{4})?", str(value or "").strip())
     if match is None:
         return None
-    whole = datetime.strptime(match[1], "%Y%m%d%H%M%S") - datetime(1900, 1, 1)
-    return round(whole.total_seconds()) * 1_000_000 + int((match[2] or "0").ljust(6, "0"))
+    try:
+        whole = datetime.strptime(match[1], "%Y%m%d%H%M%S") - _EPOCH
+    except ValueError:  # no such day or time
+        return None
+    return round(whole.total_seconds()) * 1_000_000 + int((match[2] or "0").ljust(6, "0")), match[3] or ""
+
+
+def stamp(microseconds: float, zone: str) -> str:
+    """A DICOM DT from what :func:`parse_stamp` returns."""
+    return f"{_EPOCH + timedelta(microseconds=round(microseconds)):%Y%m%d%H%M%S.%f}{zone}"
+
+
+def _datetime(value: Any) -> int | None:
+    """A DICOM DT as whole microseconds (time zones left out: the difference counts)."""
+    parsed = parse_stamp(value)
+    return None if parsed is None else parsed[0]
 
 
 def frame_groups(dataset: Any, frame: int) -> list[Any]:

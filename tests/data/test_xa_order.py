@@ -1,0 +1,62 @@
+"""XA DICOM: one clock for all frames, frames in the true order, one projection per run, frame numbers that follow."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from custom_nets.data.run_io import read_run
+from custom_nets.data.run_output import write_run
+from tests.xa_writer import contrast_run, write_enhanced_xa
+
+pydicom = pytest.importorskip("pydicom")
+
+STAMPS = ("FrameReferenceDateTime", "FrameAcquisitionDateTime")
+
+
+def restamped(path, **columns):
+    """An enhanced file with other stamps."""
+    dataset = pydicom.dcmread(path)
+    for keyword, values in columns.items():
+        for group, value in zip(dataset.PerFrameFunctionalGroupsSequence, values, strict=True):
+            setattr(group.FrameContentSequence[0], keyword, value)
+    dataset.save_as(path)
+    return path
+
+
+def stamps_of(path, keyword):
+    groups = pydicom.dcmread(path).PerFrameFunctionalGroupsSequence
+    return [str(group.FrameContentSequence[0].get(keyword)) for group in groups]
+
+
+def test_stamps_of_made_frames_keep_zone_and_their_own_clock(tmp_path):
+    path = restamped(
+        write_enhanced_xa(tmp_path / "run.dcm", contrast_run(3), [0, 1, 2]),
+        FrameReferenceDateTime=["20200102101600+0100", "20200102101601+0100", "20200102101602+0100"],
+        FrameAcquisitionDateTime=["20200102101559.5-0230", "20200102101600.7-0230", "20200102101601.5-0230"],
+    )
+    written = write_run(read_run(path).with_inserted([0.25, 1.5], contrast_run(2)), tmp_path / "out.dcm")
+    assert stamps_of(written, STAMPS[0]) == [
+        "20200102101600+0100", "20200102101600.250000+0100", "20200102101601+0100", "20200102101601.500000+0100",
+        "20200102101602+0100",
+    ]  # fmt: skip
+    assert stamps_of(written, STAMPS[1])[1::2] == ["20200102101559.800000-0230", "20200102101601.100000-0230"]
+    np.testing.assert_allclose(read_run(written).times_s, [0, 0.25, 1, 1.5, 2])
+
+
+def test_a_stamp_that_is_none_is_refused(tmp_path):
+    path = write_enhanced_xa(tmp_path / "run.dcm", contrast_run(3), [0, 1, 2])
+    restamped(path, FrameAcquisitionDateTime=["20200102101600", "20201302101601", "20200102101602"])
+    with pytest.raises(ValueError, match="FrameAcquisitionDateTime '20201302101601' is no date and time"):
+        write_run(read_run(path).with_inserted([0.5], contrast_run(1)), tmp_path / "out.dcm")
+
+
+def test_given_times_replace_the_stamps_of_all_frames(tmp_path):
+    path = write_enhanced_xa(tmp_path / "run.dcm", contrast_run(3), [0, 1, 2])
+    restamped(path, FrameReferenceDateTime=[f"2020010210160{k}+0100" for k in range(3)])
+    written = write_run(read_run(path, fps=4).with_inserted([0.125], contrast_run(1)), tmp_path / "out.dcm")
+    assert stamps_of(written, STAMPS[0]) == [
+        f"20200102101600.{n:06d}+0100" for n in (0, 125000, 250000, 500000)
+    ]  # fmt: skip
+    assert stamps_of(written, STAMPS[1])[-1] == "20200102101600.500000"
+    np.testing.assert_allclose(read_run(written).times_s, [0, 0.125, 0.25, 0.5])
