@@ -16,7 +16,7 @@ from custom_nets.data.run_intensity import MaskSubtraction
 from custom_nets.data.runs import AngiographyRun, RunGeometry, RunOrigin, make_run
 from custom_nets.data.xa_marks import synthetic_frames_of
 from custom_nets.data.xa_motion import positioner_angles, table_positions
-from custom_nets.data.xa_times import anywhere, clock, multiframe_times, single_file_times
+from custom_nets.data.xa_times import CLOCKS, anywhere, file_times, multiframe_times, single_file_times
 
 __all__ = [
     "ENHANCED_CLASSES",
@@ -193,17 +193,34 @@ def _read(path: Path) -> Any:
 
 
 def _in_order(datasets: list[Any], path: Path) -> list[Any]:
-    """Single-frame files by time, where every file has a different one; otherwise by their number."""
+    """Single-frame files by time, where every file has a different one; otherwise by their number.
+
+    Raises:
+        ValueError: no order can be told, or times and numbers tell different ones.
+    """
     unique = {str(dataset.get("SOPInstanceUID", number)): dataset for number, dataset in enumerate(datasets)}
     datasets = list(unique.values())
-    for keyword in ("AcquisitionTime", "ContentTime", "TriggerTime"):
-        times = [clock(dataset, keyword) for dataset in datasets]
-        if None not in times and len(set(times)) == len(times):
-            return [datasets[k] for k in np.argsort(np.asarray(times, dtype=float), kind="stable")]
     numbers = [dataset.get("InstanceNumber") for dataset in datasets]
-    if None in numbers or len(set(numbers)) < len(numbers):
+    counted = None not in numbers and len(set(numbers)) == len(numbers)
+    by_number = np.argsort([int(number) for number in numbers]) if counted else None
+    for keyword in CLOCKS:
+        times = file_times(datasets, keyword)
+        if times is None:
+            continue
+        by_time = np.argsort(times, kind="stable")
+        if by_number is None or (by_time == by_number).all():
+            return [datasets[k] for k in by_time]
+        if keyword == "TriggerTime":  # counts from each heartbeat anew: no evidence against the numbers
+            break
+        place = int(np.flatnonzero(by_time != by_number)[0])
+        raise ValueError(
+            f"{path}: {keyword} and InstanceNumber contradict each other: frame {place + 1} by time has InstanceNumber "
+            f"{numbers[by_time[place]]}, by number it would be {numbers[by_number[place]]}. Correct the headers, or "
+            "export the series as one multi-frame file."
+        )
+    if by_number is None:
         raise ValueError(f"{path}: the files have neither times nor InstanceNumbers that put them in an order.")
-    return [datasets[k] for k in np.argsort([int(number) for number in numbers])]
+    return [datasets[k] for k in by_number]
 
 
 def _pixels(datasets: list[Any], path: Path) -> NDArray:

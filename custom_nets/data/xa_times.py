@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "CLOCKS",
     "STAMPS",
     "anywhere",
     "clock",
+    "file_times",
     "frame_groups",
     "multiframe_times",
     "parse_stamp",
@@ -22,7 +24,9 @@ __all__ = [
 ]
 
 STAMPS = ("FrameReferenceDateTime", "FrameAcquisitionDateTime")
-
+CLOCKS = ("AcquisitionDateTime", "AcquisitionTime", "ContentTime", "TriggerTime")
+_DATES = {"AcquisitionTime": ("AcquisitionDate", "ContentDate"), "ContentTime": ("ContentDate",)}
+_DAY_S = 86400.0
 _EPOCH = datetime(1900, 1, 1)
 _SAY = 'say the rate by --input_fps, or all times by --input_times_s "[0, 0.25, ...]"'
 
@@ -54,21 +58,49 @@ def multiframe_times(dataset: Any, count: int, path: Path) -> tuple[NDArray[np.f
 
 def single_file_times(datasets: list[Any], path: Path) -> tuple[NDArray[np.float64], str]:
     """Times of single-frame files in order (s from the first), and the element they come from."""
-    for keyword in ("AcquisitionTime", "ContentTime", "TriggerTime"):
-        times = [clock(dataset, keyword) for dataset in datasets]
-        if None not in times and (np.diff(np.asarray(times, dtype=float)) > 0).all():
-            array = np.asarray(times, dtype=np.float64)
-            return array - array[0], keyword
+    for keyword in CLOCKS:
+        times = file_times(datasets, keyword)
+        if times is not None and (np.diff(times) > 0).all():
+            return times - times[0], keyword
     return multiframe_times(datasets[0], len(datasets), path)
 
 
+def file_times(datasets: list[Any], keyword: str) -> NDArray[np.float64] | None:
+    """Times of single-frame files by one element, in s, midnights counted; None unless each file has a different one.
+
+    A time of day goes with its date. Where dates are missing, or all the same although the times span more than 12
+    hours, the run went across midnight: the early times are of the next day.
+    """
+    times = [clock(dataset, keyword) for dataset in datasets]
+    if None in times:
+        return None
+    found = np.asarray(times, dtype=np.float64)
+    if keyword in _DATES:
+        columns = [[_day(dataset.get(date)) for dataset in datasets] for date in _DATES[keyword]]
+        days = next((np.asarray(column) for column in columns if None not in column), np.zeros(len(found)))
+        if np.ptp(days) > 0:
+            found = found + _DAY_S * (days - days.min()).astype(np.float64)
+        elif np.ptp(found) > _DAY_S / 2:
+            found = np.where(found < found.max() - _DAY_S / 2, found + _DAY_S, found)
+    return found if len(np.unique(found)) == len(found) else None
+
+
+def _day(value: Any) -> int | None:
+    """A DICOM DA as a number of days."""
+    parsed = parse_stamp(f"{str(value or '').strip()}000000")
+    return None if parsed is None else parsed[0] // (1_000_000 * int(_DAY_S))
+
+
 def clock(dataset: Any, keyword: str) -> float | None:
-    """A time of day (DICOM TM) or a trigger time (ms) in seconds."""
+    """A date and time (DICOM DT), a time of day (TM) or a trigger time (ms) in seconds."""
     value = dataset.get(keyword)
     if value in (None, ""):
         return None
     if keyword == "TriggerTime":
         return float(value) / 1000
+    if keyword == "AcquisitionDateTime":
+        microseconds = _datetime(value)
+        return None if microseconds is None else microseconds / 1e6
     match = re.fullmatch(r"(\d\d):?(\d\d):?(\d\d(?:\.\d+)?)", str(value).strip())
     return None if match is None else int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3])
 

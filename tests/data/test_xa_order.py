@@ -7,7 +7,7 @@ import pytest
 
 from custom_nets.data.run_io import read_run
 from custom_nets.data.run_output import write_run
-from tests.xa_writer import contrast_run, write_enhanced_xa
+from tests.xa_writer import contrast_run, write_enhanced_xa, write_xa
 
 pydicom = pytest.importorskip("pydicom")
 
@@ -60,3 +60,54 @@ def test_given_times_replace_the_stamps_of_all_frames(tmp_path):
     ]  # fmt: skip
     assert stamps_of(written, STAMPS[1])[-1] == "20200102101600.500000"
     np.testing.assert_allclose(read_run(written).times_s, [0, 0.125, 0.25, 0.5])
+
+
+def write_singles(folder, columns, numbers=None, **tags):
+    """Single-frame files of one series, their names against the order; ``columns``: values of each file."""
+    uid, frames = pydicom.uid.generate_uid(), contrast_run(4)
+    for k, frame in enumerate(frames):
+        own = {keyword: values[k] for keyword, values in columns.items()}
+        number = k + 1 if numbers is None else numbers[k]
+        write_xa(
+            folder / f"{9 - k}.dcm", frame, frame_time_ms=None, SeriesInstanceUID=uid, InstanceNumber=number,
+            **{**tags, **own},
+        )  # fmt: skip
+    return folder
+
+
+MIDNIGHT = ["235959.2", "235959.7", "000000.2", "000000.7"]
+TWO_DAYS = ["20200102", "20200102", "20200103", "20200103"]
+
+
+@pytest.mark.parametrize(
+    "columns, source",
+    [
+        ({"AcquisitionTime": MIDNIGHT, "ContentDate": [None] * 4}, "AcquisitionTime"),
+        ({"AcquisitionTime": MIDNIGHT}, "AcquisitionTime"),  # with one ContentDate for all
+        ({"AcquisitionTime": MIDNIGHT, "AcquisitionDate": TWO_DAYS}, "AcquisitionTime"),
+        ({"AcquisitionTime": MIDNIGHT, "ContentDate": TWO_DAYS}, "AcquisitionTime"),
+        ({"ContentTime": MIDNIGHT, "ContentDate": TWO_DAYS}, "ContentTime"),
+        (
+            {"AcquisitionDateTime": [day + time for day, time in zip(TWO_DAYS, MIDNIGHT, strict=True)]},
+            "AcquisitionDateTime",
+        ),
+    ],
+)
+@pytest.mark.parametrize("numbers", [None, [None] * 4])
+def test_a_series_across_midnight(tmp_path, columns, source, numbers):
+    run = read_run(write_singles(tmp_path, columns, numbers))
+    np.testing.assert_array_equal(run.frames, contrast_run(4))
+    np.testing.assert_allclose(run.times_s, [0, 0.5, 1, 1.5], atol=1e-6)
+    assert run.origin.meta["time_source"] == source
+
+
+def test_times_against_numbers_are_refused(tmp_path):
+    times = ["101600", "101601", "101602", "101603"]
+    with pytest.raises(ValueError, match="AcquisitionTime and InstanceNumber contradict.*frame 2 by time has.* 3, by"):
+        read_run(write_singles(tmp_path, {"AcquisitionTime": times}, [1, 3, 2, 4]))
+
+
+def test_trigger_times_start_anew_with_each_heartbeat(tmp_path):
+    run = read_run(write_singles(tmp_path, {"TriggerTime": ["100", "600", "90", "590"]}, ContentTime=None, CineRate=2))
+    np.testing.assert_array_equal(run.frames, contrast_run(4))
+    np.testing.assert_allclose(run.times_s, [0, 0.5, 1, 1.5])
