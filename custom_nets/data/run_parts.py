@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Gap", "RunGeometry", "RunOrigin", "check_frames", "check_times"]
+__all__ = ["Gap", "RunGeometry", "RunOrigin", "check_frames", "check_times", "wrap_degrees"]
+
+
+def wrap_degrees(angles: NDArray[np.float64] | float) -> NDArray[np.float64]:
+    """Angles in (-180, 180]; those that are there already keep their bits."""
+    values = np.asarray(angles, dtype=np.float64)
+    return np.where((values > -180) & (values <= 180), values, 180 - (180 - values) % 360)
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class RunGeometry:
     source_patient_mm: float | None = None
 
     def at(self, positions: NDArray[np.float64]) -> RunGeometry:
-        """The geometry at frame positions (fractions between frames): linear in between."""
+        """The geometry at frame positions (fractions between frames): linear in between, angles the shorter way."""
 
         def between(values: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
             if values is None:
@@ -40,10 +46,14 @@ class RunGeometry:
             found = np.stack([np.interp(positions, index, column) for column in columns], axis=1)
             return found.reshape(len(positions), *values.shape[1:])
 
+        def turned(angles: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+            found = between(None if angles is None else np.unwrap(angles, period=360))
+            return None if found is None else wrap_degrees(found)
+
         return replace(
             self,
-            primary_deg=between(self.primary_deg),
-            secondary_deg=between(self.secondary_deg),
+            primary_deg=turned(self.primary_deg),
+            secondary_deg=turned(self.secondary_deg),
             table_mm=between(self.table_mm),
         )
 

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from custom_nets.data.run_area import find_active_area
 from custom_nets.data.run_intensity import IntensityMapping, MaskSubtraction, fit_mapping
-from custom_nets.data.run_parts import Gap, RunGeometry, RunOrigin, check_frames, check_times
+from custom_nets.data.run_parts import Gap, RunGeometry, RunOrigin, check_frames, check_times, wrap_degrees
 
 __all__ = ["AngiographyRun", "Gap", "RunGeometry", "RunOrigin", "active_area", "bounding_box", "make_run"]
 
 _TABLE_JUMP_MM = 0.5
 _ARM_JUMP_DEG = 1.0
+_ARM_FAR_DEG = 10.0  # a jump however steadily the C-arm moves
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,8 +184,8 @@ class AngiographyRun:
         for name in ("primary", "secondary"):
             angles = getattr(self.geometry, f"{name}_deg")
             if angles is not None:
-                steps = np.abs(np.diff(angles))
-                if steps[index] > 3 * np.median(steps) + _ARM_JUMP_DEG:
+                steps = np.abs(wrap_degrees(np.diff(angles)))
+                if steps[index] > min(3 * np.median(steps) + _ARM_JUMP_DEG, _ARM_FAR_DEG):
                     yield f"the C-arm jumps by {steps[index]:.1f} degrees ({name} angle) {pair}"
 
     def position_of(self, times_s: NDArray | Sequence[float]) -> NDArray[np.float64]:

@@ -196,10 +196,11 @@ def _in_order(datasets: list[Any], path: Path) -> list[Any]:
     """Single-frame files by time, where every file has a different one; otherwise by their number.
 
     Raises:
-        ValueError: no order can be told, or times and numbers tell different ones.
+        ValueError: several projections, no order can be told, or times and numbers tell different ones.
     """
     unique = {str(dataset.get("SOPInstanceUID", number)): dataset for number, dataset in enumerate(datasets)}
     datasets = list(unique.values())
+    _one_projection(datasets, path)
     numbers = [dataset.get("InstanceNumber") for dataset in datasets]
     counted = None not in numbers and len(set(numbers)) == len(numbers)
     by_number = np.argsort([int(number) for number in numbers]) if counted else None
@@ -221,6 +222,21 @@ def _in_order(datasets: list[Any], path: Path) -> list[Any]:
     if by_number is None:
         raise ValueError(f"{path}: the files have neither times nor InstanceNumbers that put them in an order.")
     return [datasets[k] for k in by_number]
+
+
+def _one_projection(datasets: list[Any], path: Path) -> None:
+    """Refuse a series of several runs: nothing lies between frames of two planes or two acquisitions."""
+    planes = [str(kind[2]) for dataset in datasets if len(kind := dataset.get("ImageType") or []) > 2]
+    acquisitions = [str(value) for dataset in datasets if (value := dataset.get("AcquisitionNumber")) is not None]
+    if len(set(acquisitions)) == len(datasets) > 2:  # a number for each file: it counts frames
+        acquisitions = []
+    for name, values in (("ImageType value 3", planes), ("AcquisitionNumber", acquisitions)):
+        if len(set(values)) > 1:
+            found = ", ".join(f"{value!r} ({values.count(value)} files)" for value in sorted(set(values)))
+            raise ValueError(
+                f"{path}: the files of this series are no single run, they differ in {name}: {found}. Put the files of "
+                "each run into a folder of their own."
+            )
 
 
 def _pixels(datasets: list[Any], path: Path) -> NDArray:

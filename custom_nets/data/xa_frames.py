@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from custom_nets.data.run_parts import wrap_degrees
 from custom_nets.data.runs import AngiographyRun, RunGeometry
 from custom_nets.data.xa_times import STAMPS, parse_stamp, stamp
 
@@ -52,9 +53,10 @@ def set_angles(dataset: Any, geometry: RunGeometry, styles: Mapping[str, str]) -
                 del dataset[increment]
             continue
         if increment in dataset or dataset.get("PositionerMotion") == "DYNAMIC":
+            turned = np.unwrap(angles, period=360)  # steps across 180 degrees are small ones
             values = {
-                "steps": np.diff(angles, prepend=angles[0]),
-                "offsets": angles - angles[0],
+                "steps": np.diff(turned, prepend=turned[0]),
+                "offsets": turned - turned[0],
                 "absolute": angles,
             }[styles.get(name, "steps")]
             setattr(dataset, increment, [_decimal(round(v, 6)) for v in values])
@@ -117,7 +119,12 @@ def _between(before: Any, after: Any, fraction: float) -> Any:
             for element in item:
                 later = other.get(element.keyword) if element.keyword else None
                 if element.VR in ("FD", "FL", "DS") and element.VM == 1 and later not in (None, ""):
-                    value = float(element.value) + fraction * (float(later) - float(element.value))
+                    change = float(later) - float(element.value)
+                    if element.keyword.endswith("Angle"):  # the shorter way round
+                        change = float(wrap_degrees(change))
+                        value = float(wrap_degrees(float(element.value) + fraction * change))
+                    else:
+                        value = float(element.value) + fraction * change
                     element.value = _decimal(round(value, 6)) if element.VR == "DS" else value
     _stamp_between(_content(group), _content(before), _content(after), fraction)
     return group

@@ -7,6 +7,8 @@ import pytest
 
 from custom_nets.data.run_io import read_run
 from custom_nets.data.run_output import write_run
+from custom_nets.data.run_parts import RunGeometry, wrap_degrees
+from custom_nets.data.runs import make_run
 from tests.xa_writer import contrast_run, write_enhanced_xa, write_xa
 
 pydicom = pytest.importorskip("pydicom")
@@ -111,3 +113,63 @@ def test_trigger_times_start_anew_with_each_heartbeat(tmp_path):
     run = read_run(write_singles(tmp_path, {"TriggerTime": ["100", "600", "90", "590"]}, ContentTime=None, CineRate=2))
     np.testing.assert_array_equal(run.frames, contrast_run(4))
     np.testing.assert_allclose(run.times_s, [0, 0.5, 1, 1.5])
+
+
+@pytest.mark.parametrize(
+    "columns, message",
+    [
+        (
+            {"ImageType": [["ORIGINAL", "PRIMARY", f"BIPLANE {plane}"] for plane in "ABAB"]},
+            r"ImageType value 3: 'BIPLANE A' \(2 files\), 'BIPLANE B' \(2 files\)",
+        ),
+        ({"AcquisitionNumber": [1, 1, 2, 2]}, r"AcquisitionNumber: '1' \(2 files\), '2' \(2 files\)"),
+    ],
+)
+def test_two_projections_in_one_series_are_refused(tmp_path, columns, message):
+    with pytest.raises(ValueError, match=message):
+        read_run(write_singles(tmp_path, columns, ContentTime=None, CineRate=2))
+
+
+def test_an_acquisition_number_that_counts_frames_is_one_run(tmp_path):
+    assert (
+        len(read_run(write_singles(tmp_path, {"AcquisitionNumber": [1, 2, 3, 4]}, ContentTime=None, CineRate=2))) == 4
+    )
+
+
+@pytest.mark.parametrize(
+    "angles, jumps",
+    [
+        ([0, 30, 0, 30], [0, 1, 2]),  # two projections by turns: the median step is as large
+        ([170, 175, -180, -175], []),
+        ([10, 10, 15, 15], [1]),
+    ],
+)
+def test_jumps_of_the_arm(angles, jumps):
+    run = make_run(contrast_run(4), np.arange(4.0), geometry=RunGeometry(primary_deg=np.array(angles, dtype=float)))
+    assert [gap.index for gap in run.gaps() if any("C-arm jumps" in text for text in gap.warnings)] == jumps
+
+
+def test_angles_between_frames_go_the_shorter_way():
+    geometry = RunGeometry(
+        primary_deg=np.array([170.0, 178.0, -174.0, -180.0]), secondary_deg=np.array([-170.0, 170.0, 170.0, 0.1])
+    )
+    between = geometry.at(np.array([0, 0.5, 1.5, 2, 2.5, 3]))
+    np.testing.assert_allclose(between.primary_deg, [170, 174, -178, -174, -177, 180])
+    np.testing.assert_allclose(geometry.at(np.array([0.25, 0.75])).secondary_deg, [-175, 175])
+
+
+@pytest.mark.parametrize("enhanced", [False, True])
+def test_a_rotation_across_180_degrees(tmp_path, enhanced):
+    if enhanced:
+        path = write_enhanced_xa(tmp_path / "run.dcm", contrast_run(4), range(4), angles_deg=[172, 176, 180, -176])
+    else:
+        path = write_xa(
+            tmp_path / "run.dcm", contrast_run(4), 12, 1000.0, PositionerMotion="DYNAMIC", PositionerPrimaryAngle="172",
+            PositionerPrimaryAngleIncrement=["0", "4", "4", "4"],
+        )  # fmt: skip
+    written = write_run(read_run(path).with_inserted([2.5], contrast_run(1)), tmp_path / "out.dcm")
+    again = read_run(written)
+    np.testing.assert_allclose(wrap_degrees(again.geometry.primary_deg), [172, 176, 180, -178, -176])
+    assert not any(gap.warnings for gap in again.gaps())
+    if not enhanced:
+        np.testing.assert_allclose(pydicom.dcmread(written).PositionerPrimaryAngleIncrement, [0, 4, 4, 2, 2])
