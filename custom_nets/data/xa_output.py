@@ -258,10 +258,16 @@ def _renumber(dataset: Any, run: AngiographyRun) -> None:
         for keyword in ("FrameNumbersOfInterest", "FrameOfInterestDescription", "FrameOfInterestType"):
             if keyword in dataset:
                 del dataset[keyword]
-    # overlays of several frames and burned tables per frame fit the old frames only
-    for group in range(0x6000, 0x6020, 2):
-        if int(dataset[group, 0x0015].value or 1) > 1 if (group, 0x0015) in dataset else False:
-            for element in list(dataset.group_dataset(group)):
+    _renumber_overlays(dataset, new_index)
+    pointed = [int(n) for n in np.atleast_1d(dataset.get("RWavePointer") or [])]
+    if left := [int(new_index[n - 1]) + 1 for n in pointed if 1 <= n <= count and new_index[n - 1] >= 0]:
+        dataset.RWavePointer = left
+    elif "RWavePointer" in dataset:
+        del dataset.RWavePointer
+    if not np.array_equal(run.source_index, np.arange(count)):
+        # a value for each old frame (labels, R wave times): nobody knows those of made frames
+        for element in list(dataset):
+            if element.keyword.endswith("Vector") and element.VM == count:
                 del dataset[element.tag]
     remove_marks(dataset)
     if "MaskSubtractionSequence" in dataset:
@@ -272,6 +278,20 @@ def _renumber(dataset: Any, run: AngiographyRun) -> None:
             del dataset.MaskSubtractionSequence
             if dataset.get("RecommendedViewingMode") == "SUB":
                 dataset.RecommendedViewingMode = "NAT"
+
+
+def _renumber_overlays(dataset: Any, new_index: NDArray) -> None:
+    """The overlay of one frame follows it, or goes with it; overlays of several frames fit the old frames only."""
+    for group in range(0x6000, 0x6020, 2):
+        origin = (group, 0x0051)  # ImageFrameOrigin
+        several = (group, 0x0015) in dataset and int(dataset[group, 0x0015].value or 1) > 1
+        number = int(dataset[origin].value or 0) if origin in dataset else 0
+        new = int(new_index[number - 1]) + 1 if 1 <= number <= len(new_index) else 0
+        if several or (number and not new):
+            for element in list(dataset.group_dataset(group)):
+                del dataset[element.tag]
+        elif number:
+            dataset[origin].value = new
 
 
 def _renumbered_masks(dataset: Any, run: AngiographyRun, count: int, new_index: NDArray) -> list[Any]:

@@ -173,3 +173,31 @@ def test_a_rotation_across_180_degrees(tmp_path, enhanced):
     assert not any(gap.warnings for gap in again.gaps())
     if not enhanced:
         np.testing.assert_allclose(pydicom.dcmread(written).PositionerPrimaryAngleIncrement, [0, 4, 4, 2, 2])
+
+
+def test_overlays_and_vectors_follow_the_frames(tmp_path):
+    path = write_xa(
+        tmp_path / "run.dcm", contrast_run(4), RWavePointer=[1, 3, 4], FrameLabelVector=list("abcd"),
+        RWaveTimeVector=[0.0, 1.0, 2.0, 3.0], PageNumberVector=[1, 2],
+    )  # fmt: skip
+    dataset = pydicom.dcmread(path)
+    for group, frame in ((0x6000, 3), (0x6002, 2), (0x6004, None)):
+        dataset.add_new((group, 0x0010), "US", 40)
+        if frame:
+            dataset.add_new((group, 0x0051), "US", frame)
+    dataset.save_as(path)
+    run = read_run(path)
+
+    same = pydicom.dcmread(write_run(run, tmp_path / "same.dcm"))
+    assert list(same.FrameLabelVector) == list("abcd") and same[0x6000, 0x0051].value == 3
+
+    shorter = run.select([0, 2, 3])
+    new = pydicom.dcmread(write_run(shorter.with_inserted([0.25], contrast_run(1)), tmp_path / "out.dcm"))
+    assert new[0x6000, 0x0051].value == 3 and (0x6004, 0x0010) in new  # one frame fewer before it, one more
+    assert not list(new.group_dataset(0x6002))  # its frame is gone
+    assert list(new.RWavePointer) == [1, 3, 4]
+    assert "FrameLabelVector" not in new and "RWaveTimeVector" not in new and list(new.PageNumberVector) == [1, 2]
+
+    new = pydicom.dcmread(write_run(run.with_inserted([0.1], contrast_run(1)), tmp_path / "longer.dcm"))
+    assert [new[group, 0x0051].value for group in (0x6000, 0x6002)] == [4, 3]
+    assert list(new.RWavePointer) == [1, 4, 5]
