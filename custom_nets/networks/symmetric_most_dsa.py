@@ -36,9 +36,11 @@ def conv(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int 
     )
 
 
-def head(in_channels: int, out_channels: int, kernel_size: int = 3, std: float = 0.0) -> nn.Conv2d:
+def head(
+    in_channels: int, out_channels: int, kernel_size: int = 3, std: float = 0.0, bias: bool = True
+) -> nn.Conv2d:
     """Convolution that starts at (or near) zero."""
-    layer = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+    layer = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
     if std:
         nn.init.normal_(layer.weight, std=std)
     else:
@@ -82,7 +84,7 @@ class Level(nn.Module):
         super().__init__()
         self.join = conv(coarse + 2 * width, out, kernel_size=1)
         self.refine = conv(out, out)
-        self.motion = head(out, 2, std=1e-3)
+        self.motion = head(out, 2, std=1e-3, bias=False)  # a bias has no antisymmetric part
 
     def forward(
         self, features: torch.Tensor, coarse: torch.Tensor, flow_px: torch.Tensor
@@ -128,9 +130,9 @@ class SymmetricMoStDSA(nn.Module):
             ]
         )
         self.bottom = conv(2 * w4, w4)
-        self.bottom_motion = head(w4, 2, std=1e-3)
+        self.bottom_motion = head(w4, 2, std=1e-3, bias=False)
         self.levels = nn.ModuleList([Level(w4, w3, w3), Level(w3, w2, w2), Level(w2, w1, pair_width)])
-        self.preference = head(pair_width, 8, kernel_size=1)
+        self.preference = head(pair_width, 8, kernel_size=1, bias=False)
         self.side_still = nn.Conv2d(4, time_width, 3, padding=1)
         self.side_moved = nn.Conv2d(5, time_width, 3, padding=1)
         self.refiner = conv(pair_width + time_width, pair_width)

@@ -20,7 +20,8 @@ def lively(seed: int = 0) -> SymmetricMoStDSA:
     network = SymmetricMoStDSA(**ARCH)
     for head in (network.preference, network.output, network.correction):
         torch.nn.init.normal_(head.weight, std=0.3)
-        torch.nn.init.normal_(head.bias, std=0.3)
+        if head.bias is not None:
+            torch.nn.init.normal_(head.bias, std=0.3)
     for motion in (network.bottom_motion, *(level.motion for level in network.levels)):
         torch.nn.init.normal_(motion.weight, std=0.3)
     return network.eval()
