@@ -11,6 +11,7 @@ __all__ = [
     "predict_gap",
     "predict_published_gap",
     "prepare_gap",
+    "prepare_planes",
     "prepare_points",
     "prepare_published_gap",
     "prepare_run",
@@ -30,6 +31,20 @@ def prepare_points(
         for key in ("image", "label", "positions", "scale")
     )
     return image, label, (positions, scale), {}
+
+
+def prepare_planes(
+    batchdata: dict[str, torch.Tensor],
+    device: str | torch.device | None = None,
+    non_blocking: bool = False,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...], dict[str, Any]]:
+    """For planes of thick slices: ``net(image, scale, position)`` against ``label``."""
+    image, label, scale, position = (
+        batchdata[key].to(device=device, non_blocking=non_blocking, **kwargs)
+        for key in ("image", "label", "scale", "position")
+    )
+    return image, label, (scale, position), {}
 
 
 def prepare_gap(

@@ -9,6 +9,7 @@ from .io import LoadVolumed, SaveVolumed, check_writable, load_volume
 from .published import PublishedPaird
 from .runs import LoadRund, SaveRund
 from .subjects import LoadSubjectd
+from .thick_slices import RandSlabd, RandThickSlicesd, SlabToPlaned
 
 __all__ = [
     "DegradeVolumed",
@@ -23,10 +24,13 @@ __all__ = [
     "RandFrameGapd",
     "RandScaledCropd",
     "RandSimulatedGapd",
+    "RandSlabd",
+    "RandThickSlicesd",
     "RestoreIntensityd",
     "SaveRund",
     "SaveVolumed",
     "ScaleToUnitRanged",
+    "SlabToPlaned",
     "check_writable",
     "load_volume",
 ]

@@ -1,0 +1,517 @@
+"""AnySizeTransMRSR: thick slices to thin ones on planes of any size and for any factor, light enough for a CPU.
+
+After TransMRSR (Huang et al., 2023, https://arxiv.org/abs/2306.06669), whose published network is
+:class:`custom_nets.networks.TransMRSR`. What is kept: shallow convolutions, a Swin encoder whose features at several
+resolutions modulate a StyleSwin decoder, a generative prior (the decoder is trained first, adversarially, to draw
+brains), latents drawn towards the nearest centroid of that prior (truncation), and skips from the shallow features and
+from the input. What differs, and why:
+
+- *any size*: AdaIN normalises each token, not the plane, and the constant that the decoder starts from is one window
+  large and repeats, so that every window sees what it saw when the prior was trained. Only the latents know the whole
+  plane: a weighted mean of its tokens, in which the network can leave the background out;
+- *any factor*: the network is told the factor, and where each row lies between the measured slices;
+- grey, and neighbouring planes are channels: the third dimension is seen at no cost;
+- all layers work at half of the plane's size and below (pixels are put into channels and back), attention is scaled,
+  the latent head takes a mean of the tokens: a fraction of the published operations and weights;
+- the centroids are part of the weights.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+__all__ = ["AnySizeTransMRSR", "BrainPrior"]
+
+
+# ---- windows of tokens [B, H, W, C] ----
+
+
+@lru_cache(maxsize=64)
+def _position_index(window: int) -> torch.Tensor:
+    """[N, N], N = window²: which entry of the table belongs to a query (row) and a key (column)."""
+    place = torch.stack(torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")).flatten(1)
+    step = place[:, :, None] - place[:, None, :] + window - 1
+    return step[0] * (2 * window - 1) + step[1]
+
+
+@lru_cache(maxsize=64)
+def _wrapped(height: int, width: int, window: int, shift: int) -> torch.Tensor:
+    """[nW, 1, N, N], -100 where query and key of a rolled plane met only by wrapping around, else 0."""
+
+    def regions(n: int) -> torch.Tensor:
+        place = torch.arange(n)
+        return (place >= n - window).long() + (place >= n - shift)
+
+    label = 3 * regions(height)[:, None] + regions(width)
+    label = label.view(height // window, window, width // window, window).transpose(1, 2).reshape(-1, window**2)
+    return -100.0 * (label[:, None, :] != label[:, :, None]).float()[:, None]
+
+
+class WindowAttention(nn.Module):
+    """Self-attention inside windows; each group of channels has its own shift of the windows.
+
+    Args:
+        dim: channels.
+        head_width: channels of a head.
+        window: side of a window in tokens.
+        shifts: one shift per group of channels.
+    """
+
+    def __init__(self, dim: int, head_width: int, window: int, shifts: Sequence[int]) -> None:
+        super().__init__()
+        self.window = window
+        self.shifts = tuple(shifts)
+        self.heads = dim // head_width // len(self.shifts)  # of a group
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.position = nn.Parameter(torch.zeros((2 * window - 1) ** 2, self.heads * len(self.shifts)))
+        nn.init.trunc_normal_(self.position, std=0.02)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        b, height, width, dim = x.shape
+        w, groups = self.window, len(self.shifts)
+        n = w * w
+        index = _position_index(w).to(x.device)
+        bias = self.position[index.flatten()].view(n, n, groups, self.heads).permute(2, 3, 0, 1)  # [g, heads, N, N]
+        # [B, H, W, 3, g, C / g]
+        qkv = self.qkv(x).view(b, height, width, 3, groups, dim // groups)
+        out = []
+        for group, shift in enumerate(self.shifts):
+            part = qkv[:, :, :, :, group]
+            if shift:
+                part = torch.roll(part, (-shift, -shift), (1, 2))
+            part = part.reshape(b, height // w, w, width // w, w, 3, self.heads, dim // groups // self.heads)
+            part = part.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, b, -1, n, part.shape[-1])  # [3, B, nW heads, N, d]
+            mask = bias[group].repeat(height // w * (width // w), 1, 1)
+            if shift:
+                wrapped = _wrapped(height, width, w, shift).to(mask)
+                mask = (mask.view(-1, self.heads, n, n) + wrapped).flatten(0, 1)
+            y = F.scaled_dot_product_attention(part[0], part[1], part[2], attn_mask=mask[None])
+            y = y.view(b, height // w, width // w, self.heads, w, w, -1).permute(0, 1, 4, 2, 5, 3, 6)
+            y = y.reshape(b, height, width, dim // groups)
+            out.append(torch.roll(y, (shift, shift), (1, 2)) if shift else y)
+        return self.proj(out[0] if groups == 1 else torch.cat(out, -1))
+
+
+def mlp(dim: int, ratio: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(dim, ratio * dim), nn.GELU(), nn.Linear(ratio * dim, dim))
+
+
+def conv3(in_channels: int, out_channels: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1)
+
+
+def as_tokens(x: torch.Tensor) -> torch.Tensor:
+    """[B, C, H, W] -> [B, H, W, C]; no copy in channels-last memory."""
+    return x.permute(0, 2, 3, 1)
+
+
+def as_planes(x: torch.Tensor) -> torch.Tensor:
+    """[B, H, W, C] -> [B, C, H, W] in channels-last memory."""
+    return x.permute(0, 3, 1, 2)
+
+
+class ResidualConvs(nn.Module):
+    """x + conv(ReLU(conv(x)))."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.conv1 = conv3(dim, dim)
+        self.conv2 = conv3(dim, dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.conv2(F.relu(self.conv1(x)))
+
+
+def planes_with_places(
+    image: torch.Tensor,
+    slices: int,
+    divisor: int,
+    scale: float | torch.Tensor,
+    position: float | torch.Tensor | None,
+) -> torch.Tensor:
+    """What both networks see: 2x2 pixels as channels, where the two rows of each lie between measured slices (sine
+    and cosine), and the factor.
+
+    Args:
+        image: [B, slices, H, W].
+        slices: planes that there must be.
+        divisor: of the height and width; the last row and column are repeated up to the next multiple.
+        scale, position: see :meth:`AnySizeTransMRSR.forward`.
+
+    Returns:
+        [B, 4 slices + 5, H / 2, W / 2], in channels-last memory; the last channel is the factor, log2(scale) / 2 - 1.
+
+    Raises:
+        ValueError: another number of planes.
+    """
+    if image.ndim != 4 or image.shape[1] != slices:
+        raise ValueError(f"image must be [B, {slices}, H, W] (neighbouring planes), got {tuple(image.shape)}.")
+    b, _, height, width = image.shape
+    right, below = -width % divisor, -height % divisor
+    if right or below:
+        image = F.pad(image, [0, right, 0, below], mode="replicate")
+        height, width = height + below, width + right
+    scale = torch.as_tensor(scale, dtype=torch.float32, device=image.device).expand(b)
+    if position is None:
+        position = 0.5 / scale - 0.5
+    position = torch.as_tensor(position, dtype=torch.float32, device=image.device).expand(b)
+    rows = torch.arange(height, dtype=torch.float32, device=image.device)
+    angle = 2 * math.pi * (position[:, None] + rows / scale[:, None]).view(b, height // 2, 2).transpose(1, 2)
+    factor = (0.5 * scale.log2() - 1)[:, None, None].expand(-1, 1, height // 2)
+    places = torch.cat([angle.sin(), angle.cos(), factor], dim=1)[..., None].expand(-1, -1, -1, width // 2)
+    x = torch.cat([4 * (F.pixel_unshuffle(image, 2) - 0.4), places.to(image.dtype)], dim=1)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+# ---- encoder ----
+
+
+class SwinBlock(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)); tokens [B, H, W, C]."""
+
+    def __init__(self, dim: int, head_width: int, window: int, shift: int, ratio: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = WindowAttention(dim, head_width, window, [shift])
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = mlp(dim, ratio)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class SwinLevel(nn.Module):
+    """Two Swin blocks (plain, then shifted windows) and a convolution, residual over all."""
+
+    def __init__(self, dim: int, head_width: int, window: int, ratio: int) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(
+            SwinBlock(dim, head_width, window, 0, ratio), SwinBlock(dim, head_width, window, window // 2, ratio)
+        )
+        self.conv = conv3(dim, dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + as_tokens(self.conv(as_planes(self.blocks(x))))
+
+
+class PatchMerging(nn.Module):
+    """Half the size: the channels of 2x2 tokens together, normalised and mixed."""
+
+    def __init__(self, dim: int, out: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim)
+        self.reduction = nn.Linear(4 * dim, out, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        b, height, width, dim = x.shape
+        x = x.view(b, height // 2, 2, width // 2, 2, dim).permute(0, 1, 3, 2, 4, 5)
+        return self.reduction(self.norm(x.reshape(b, height // 2, width // 2, 4 * dim)))
+
+
+# ---- generative prior ----
+
+
+class AdaptiveNorm(nn.Module):
+    """Each token normalised, then scaled and shifted by a style [B, S]."""
+
+    def __init__(self, dim: int, style_dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, elementwise_affine=False)
+        self.style = nn.Linear(style_dim, 2 * dim)
+        nn.init.normal_(self.style.weight, std=0.3 / math.sqrt(style_dim))
+        nn.init.zeros_(self.style.bias)
+
+    def forward(self, x: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
+        gain, shift = self.style(style)[:, None, None].chunk(2, dim=-1)
+        return torch.addcmul(shift, self.norm(x), 1 + gain)
+
+
+class StyleBlock(nn.Module):
+    """StyleSwin block: half of the heads in plain windows, half in shifted ones; each norm takes the style."""
+
+    def __init__(self, dim: int, style_dim: int, head_width: int, window: int, ratio: int) -> None:
+        super().__init__()
+        self.norm1 = AdaptiveNorm(dim, style_dim)
+        self.attn = WindowAttention(dim, head_width, window, [0, window // 2])
+        self.norm2 = AdaptiveNorm(dim, style_dim)
+        self.mlp = mlp(dim, ratio)
+
+    def forward(self, x: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
+        x = x + self.attn(self.norm1(x, style))
+        return x + self.mlp(self.norm2(x, style))
+
+
+class Upsampler(nn.Module):
+    """Twice the size, bilinear, then normalised and mixed."""
+
+    def __init__(self, dim: int, out: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.reduction = nn.Linear(dim, out, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # mixed before it is enlarged: both are linear along the tokens, so this is a quarter of the work
+        x = self.reduction(self.norm(x))
+        return as_tokens(F.interpolate(as_planes(x), scale_factor=2.0, mode="bilinear", align_corners=False))
+
+
+class Synthesis(nn.Module):
+    """StyleSwin's synthesis: a constant, then levels of two style blocks, each twice as large as the last.
+
+    Args:
+        widths: channels from the finest level (half of the plane's size) to the coarsest.
+        style_dim, head_width, window, ratio: see :class:`AnySizeTransMRSR`.
+    """
+
+    def __init__(self, widths: Sequence[int], style_dim: int, head_width: int, window: int, ratio: int) -> None:
+        super().__init__()
+        widths = list(widths)[::-1]
+        self.constant = nn.Parameter(torch.randn(1, window, window, widths[0]))
+        self.levels = nn.ModuleList(
+            nn.ModuleList(StyleBlock(width, style_dim, head_width, window, ratio) for _ in range(2)) for width in widths
+        )
+        self.upsamplers = nn.ModuleList(Upsampler(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+
+    def start(self, batch: int, height: int, width: int) -> torch.Tensor:
+        """The constant, repeated over [batch, height, width, C]."""
+        window = self.constant.shape[1]
+        return self.constant.repeat(batch, height // window, width // window, 1)
+
+    def level(self, number: int, x: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
+        """Blocks of one level on tokens ``x``, with two of the ``styles`` [B, n, S]."""
+        for i, block in enumerate(self.levels[number]):
+            x = block(x, styles[:, 2 * number + i])
+        return x
+
+
+class BrainPrior(nn.Module):
+    """Stage 1: a StyleSwin generator that draws small pieces of brain planes from noise.
+
+    Its ``synthesis`` is the decoder of :class:`AnySizeTransMRSR`, its mapping network spans the space that the latents
+    of the encoder are drawn to.
+
+    Args:
+        widths, style_dim, head_width, window, ratio: as in :class:`AnySizeTransMRSR`.
+        mapping_layers: layers from z to w.
+        num_centroids: clusters of w; they are fitted after the training (``fit_centroids.json``).
+
+    Example::
+
+        >>> BrainPrior(widths=(8, 16), style_dim=16, head_width=4)(torch.randn(2, 16)).shape
+        torch.Size([2, 1, 32, 32])
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (64, 96, 128),
+        style_dim: int = 128,
+        head_width: int = 16,
+        window: int = 8,
+        ratio: int = 2,
+        mapping_layers: int = 4,
+        num_centroids: int = 8,
+    ) -> None:
+        super().__init__()
+        self.style_dim = style_dim
+        self.mapping = nn.Sequential(
+            *(layer for _ in range(mapping_layers) for layer in (nn.Linear(style_dim, style_dim), nn.LeakyReLU(0.2)))
+        )
+        self.synthesis = Synthesis(widths, style_dim, head_width, window, ratio)
+        self.to_grey = nn.ModuleList(nn.Linear(width, 4) for width in list(widths)[::-1])
+        self.register_buffer("centroids", torch.full((num_centroids, style_dim), torch.nan))  # not fitted yet
+        self.size = 2 * window * 2 ** (len(widths) - 1)  # pixels of a side
+
+    def latent(self, z: torch.Tensor) -> torch.Tensor:
+        """z [B, S] of a normal distribution -> w [B, S]."""
+        return self.mapping(z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8))
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """z [B, S] -> planes [B, 1, size, size], brains between about 0 and 1."""
+        w = self.latent(z)
+        styles = w[:, None].expand(-1, 2 * len(self.synthesis.levels), -1)
+        x = self.synthesis.start(len(z), *self.synthesis.constant.shape[1:3])
+        image: torch.Tensor | None = None
+        for number, to_grey in enumerate(self.to_grey):
+            if number:
+                x = self.synthesis.upsamplers[number - 1](x)
+            x = self.synthesis.level(number, x, styles)
+            own = F.pixel_shuffle(as_planes(to_grey(x)), 2)
+            if image is not None:
+                own = own + F.interpolate(image, scale_factor=2.0, mode="bilinear", align_corners=False)
+            image = own
+        assert image is not None
+        return image
+
+
+# ---- the network ----
+
+
+class AnySizeTransMRSR(nn.Module):
+    """Planes that contain the thick axis, sharpened along it.
+
+    Args:
+        slices: neighbouring planes that are seen, an odd number; the middle one is the result's.
+        widths: channels at 1/2, 1/4, 1/8, ... of the plane's size.
+        style_dim: length of a latent.
+        head_width: channels of an attention head.
+        window: side of an attention window in tokens.
+        ratio: hidden width of an MLP over its width.
+        num_centroids: of the prior; 0 for no truncation.
+        truncation: share of a latent's distance to its nearest centroid that is kept.
+        multi_resolution: modulate the decoder by the encoder's features (the paper's MREF).
+        skip: add shallow features and input (the paper's SC).
+
+    Example::
+
+        >>> net = AnySizeTransMRSR(slices=3, widths=(8, 16), style_dim=16, head_width=4).eval()
+        >>> net(torch.rand(1, 3, 50, 40), scale=5.0).shape
+        torch.Size([1, 1, 50, 40])
+    """
+
+    def __init__(
+        self,
+        slices: int = 5,
+        widths: Sequence[int] = (64, 96, 128),
+        style_dim: int = 128,
+        head_width: int = 16,
+        window: int = 8,
+        ratio: int = 2,
+        num_centroids: int = 8,
+        truncation: float = 0.9,
+        multi_resolution: bool = True,
+        skip: bool = True,
+    ) -> None:
+        super().__init__()
+        if slices % 2 == 0:
+            raise ValueError(f"slices must be odd (the middle one is the result's), got {slices}.")
+        for width in widths:
+            if width % (2 * head_width):
+                raise ValueError(f"widths must be multiples of 2 head_width = {2 * head_width}, got {width}.")
+        widths = list(widths)
+        self.slices = slices
+        self.divisor = 2 * window * 2 ** (len(widths) - 1)
+        self.truncation = truncation
+        self.skip = skip
+        self.shallow = nn.Sequential(conv3(4 * slices + 5, widths[0]), nn.ReLU(), ResidualConvs(widths[0]))
+        self.encoder = nn.ModuleList(SwinLevel(width, head_width, window, ratio) for width in widths)
+        self.merging = nn.ModuleList(PatchMerging(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.condition = nn.ModuleList(conv3(width, width) for width in widths[1:] if multi_resolution)
+        self.norm = nn.LayerNorm(widths[-1])
+        self.attention = nn.Linear(widths[-1], 1)  # which tokens the latents are made of
+        self.latents = nn.Sequential(
+            nn.Linear(widths[-1] + 1, style_dim), nn.LeakyReLU(0.2), nn.Linear(style_dim, 2 * len(widths) * style_dim)
+        )
+        self.generator = Synthesis(widths, style_dim, head_width, window, ratio)
+        self.register_buffer("centroids", torch.full((num_centroids, style_dim), torch.nan))  # not fitted yet
+        self.deep = ResidualConvs(widths[0])
+        self.last = conv3(widths[0], 4)
+        nn.init.normal_(self.last.weight, std=1e-3)
+        nn.init.zeros_(self.last.bias)
+
+    def with_prior(self, path: str | os.PathLike | None, freeze: bool = False) -> AnySizeTransMRSR:
+        """Take decoder and centroids over from a trained :class:`BrainPrior` (None: from nowhere).
+
+        Args:
+            path: of its checkpoint, with centroids.
+            freeze: keep the decoder as it is while the rest is trained.
+
+        Returns:
+            This network.
+
+        Raises:
+            ValueError: the checkpoint is of another network or of other sizes, or its centroids were never fitted.
+        """
+        if path is None:
+            return self
+        from custom_nets.checkpoints import load_network
+
+        prior = load_network(path)
+        if not isinstance(prior, BrainPrior):
+            raise ValueError(f"{path} holds a {type(prior).__name__}, not a BrainPrior (pretrain_prior.json makes one).")
+        if len(self.centroids) and not bool(torch.isfinite(prior.centroids).all()):
+            raise ValueError(f"the prior {path} has no centroids yet: run fit_centroids.json on it, or num_centroids 0.")
+        try:
+            self.generator.load_state_dict(prior.synthesis.state_dict())
+        except RuntimeError as error:
+            raise ValueError(f"the prior {path} has other sizes than this network: {error}") from error
+        if len(self.centroids):
+            if prior.centroids.shape != self.centroids.shape:
+                raise ValueError(
+                    f"the prior {path} has {len(prior.centroids)} centroids, this network takes {len(self.centroids)}."
+                )
+            self.centroids.copy_(prior.centroids)
+        self.generator.requires_grad_(not freeze)
+        return self
+
+    def truncated(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents [B, n, S], each drawn towards its nearest centroid."""
+        if not len(self.centroids):
+            return latents
+        nearest = self.centroids[torch.cdist(latents.float(), self.centroids.float()).argmin(-1)].to(latents)
+        return nearest + self.truncation * (latents - nearest)
+
+    def forward(
+        self,
+        image: torch.Tensor,
+        scale: float | torch.Tensor = 4.0,
+        position: float | torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Sharpen planes.
+
+        Args:
+            image: [B, slices, H, W], interpolated along the rows' axis H (the thick one) to thin rows; about [0, 1].
+            scale: slice spacing over row spacing, one number or [B].
+            position: of the centre of row 0, counted in slice spacings from the centre of a measured slice, one number
+                or [B]. Where not given, the outer edges of the first row and of the first slice coincide.
+
+        Returns:
+            [B, 1, H, W], the middle plane.
+
+        Raises:
+            ValueError: another number of planes.
+        """
+        x = planes_with_places(image, self.slices, self.divisor, scale, position)
+        b, _, height, width = image.shape
+        factor = x[:, -1:, 0, 0]
+
+        shallow = self.shallow(x)
+        x = as_tokens(shallow)
+        features = []
+        for number, level in enumerate(self.encoder):
+            if number:
+                x = self.merging[number - 1](x)
+                features.append(x)
+            x = level(x)
+        features[-1] = x  # the coarsest level has passed its blocks
+        x = self.norm(x)
+        share = self.attention(x).flatten(1).softmax(dim=1)[..., None]
+        latents = self.latents(torch.cat([(share * x.flatten(1, 2)).sum(1), factor], dim=1))
+        styles = self.truncated(latents.view(b, 2 * len(self.encoder), -1))
+
+        x = self.generator.start(b, x.shape[1], x.shape[2])
+        for number in range(len(self.encoder)):
+            if number:
+                x = self.generator.upsamplers[number - 1](x)
+            if number < len(self.condition):
+                x = self._modulated(x, features[-1 - number], len(self.condition) - 1 - number)
+            x = self.generator.level(number, x, styles)
+        x = as_planes(x)
+        if self.skip:
+            x = x + shallow
+        x = F.pixel_shuffle(self.last(self.deep(x)), 2)[:, :, :height, :width]
+        return image[:, self.slices // 2 : self.slices // 2 + 1] + x if self.skip else x
+
+    def _modulated(self, x: torch.Tensor, feature: torch.Tensor, number: int) -> torch.Tensor:
+        """Half of the channels scaled and shifted by the encoder's features (CWSS)."""
+        own, free = x.chunk(2, dim=-1)
+        gain, shift = as_tokens(self.condition[number](as_planes(feature))).chunk(2, dim=-1)
+        return torch.cat([own * (1 + gain) + shift, free], dim=-1)
