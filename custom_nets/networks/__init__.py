@@ -3,6 +3,7 @@ from __future__ import annotations
 from .any_size_transmrsr import AnySizeTransMRSR, BrainPrior
 from .arssr import RDN, ArSSR, ImplicitDecoder, ResCNN, ResidualArSSR, SRResNet
 from .most_dsa import MoStDSA
+from .style_swin import StyleSwinDiscriminator, StyleSwinGenerator
 from .swin_regressor import SwinRegressor
 from .symmetric_most_dsa import SymmetricMoStDSA
 
@@ -16,6 +17,8 @@ __all__ = [
     "ResCNN",
     "ResidualArSSR",
     "SRResNet",
+    "StyleSwinDiscriminator",
+    "StyleSwinGenerator",
     "SwinRegressor",
     "SymmetricMoStDSA",
 ]

@@ -1,0 +1,766 @@
+"""StyleSwin: images from noise by a transformer, the generative prior of TransMRSR; and its wavelet discriminator.
+
+Paper: Zhang et al., "StyleSwin: Transformer-based GAN for High-resolution Image Generation", CVPR 2022,
+https://arxiv.org/abs/2112.10762; published code https://github.com/microsoft/StyleSwin (MIT). Both networks have the
+published keys and give the published numbers.
+
+:class:`StyleSwinGenerator` maps noise z to a style w, and draws from a learned 4x4 constant: at each resolution two
+:class:`StyleSwinBlock` (half of the heads attend in plain windows, half in shifted ones; w sets mean and deviation of
+each channel) and an :class:`Upsampler`; small images of all resolutions are added up. Its levels are the decoder of
+:class:`custom_nets.networks.TransMRSR`.
+
+Shapes: B images, C channels, (H, W) rows and columns, w the side of a window and N = w² its tokens, S the length of a
+style. Tokens are [B, H, W, C], which is the memory of channels-last maps: between the two is no copy.
+
+Without gradients, window attention and MLPs work on strips of tokens that stay in a processor's cache. Results are
+those of the whole map, up to rounding, and no tensor of many windows' logits or of an MLP's hidden channels is made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+__all__ = ["StyleSwinDiscriminator", "StyleSwinGenerator", "channels_at"]
+
+# tokens that are worked on together without gradients on a CPU; it does not change the result
+TOKENS_AT_ONCE = 2048
+
+
+def channels_at(resolution: int, multiplier: int = 1) -> int:
+    """Published width of a level: 512 up to 32x32, then halved with every doubling, times ``multiplier``."""
+    return 512 if resolution <= 32 else 16384 * multiplier // resolution
+
+
+def check_size(size: int, least: int) -> int:
+    """log2 of a side.
+
+    Raises:
+        ValueError: not a power of two, or smaller than ``least``.
+    """
+    power = int(size).bit_length() - 1
+    if size != 2**power or size < least:
+        raise ValueError(f"size must be a power of two from {least} on, got {size}.")
+    return power
+
+
+# ---- tokens and maps ----
+
+
+def as_map(tokens: torch.Tensor) -> torch.Tensor:
+    """[B, H, W, C] -> [B, C, H, W] in channels-last memory; no copy."""
+    return tokens.permute(0, 3, 1, 2)
+
+
+def as_tokens(image: torch.Tensor) -> torch.Tensor:
+    """[B, C, H, W] -> [B, H, W, C]; no copy from channels-last memory."""
+    return image.permute(0, 2, 3, 1).contiguous()
+
+
+# ---- equalised layers: weights of deviation one, scaled where they are used ----
+
+
+class EqualLinear(nn.Module):
+    """Linear layer [..., in] -> [..., out] whose weight counts ``lr_mul / sqrt(in)``, its bias ``lr_mul``.
+
+    Args:
+        in_features, out_features: channels.
+        lr_mul: how slowly it learns.
+        activation: leaky ReLU (0.2) times sqrt(2) afterwards.
+    """
+
+    def __init__(self, in_features: int, out_features: int, lr_mul: float = 1.0, activation: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_mul)
+        self.bias = nn.Parameter(torch.zeros(out_features))
+        self.lr_mul = lr_mul
+        self.scale = lr_mul / math.sqrt(in_features)
+        self.activation = activation
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # the input is scaled, not the weight, which is far larger
+        out = F.linear(x * self.scale, self.weight, self.bias * self.lr_mul)
+        return F.leaky_relu(out, 0.2) * math.sqrt(2) if self.activation else out
+
+
+class EqualConv2d(nn.Module):
+    """Convolution [B, in, H, W] -> [B, out, H', W'] whose weight counts ``1 / sqrt(in * kernel²)``."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, padding: int = 0, bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.scale = 1 / math.sqrt(in_channels * kernel**2)
+        self.stride, self.padding = stride, padding
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight: torch.Tensor = self.weight
+        if x.numel() < weight.numel():  # scale what is smaller
+            x = x * self.scale
+        else:
+            weight = weight * self.scale
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+
+class ScaledLeakyReLU(nn.Module):
+    """leaky_relu(x, 0.2) * sqrt(2)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.leaky_relu(x, 0.2) * math.sqrt(2)
+
+
+class BiasLeakyReLU(nn.Module):
+    """leaky_relu(x + bias, 0.2) * sqrt(2) of maps [B, C, H, W] or rows [B, C]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        bias = self.bias.view(1, -1, *[1] * (x.ndim - 2))
+        return F.leaky_relu(x + bias, 0.2) * math.sqrt(2)
+
+
+class PixelNorm(nn.Module):
+    """Rows [B, C] of mean square one."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-8)
+
+
+# ---- attention in windows ----
+
+
+@lru_cache(maxsize=16)
+def position_index(window: int) -> torch.Tensor:
+    """[N * N]: row of the position table for a query (slow) and a key (fast), N = window² tokens row by row."""
+    place = torch.arange(window)
+    y, x = (axis.flatten() for axis in torch.meshgrid(place, place, indexing="ij"))
+    dy, dx = y[:, None] - y, x[:, None] - x
+    return ((dy + window - 1) * (2 * window - 1) + dx + window - 1).flatten()
+
+
+@lru_cache(maxsize=16)
+def edge_masks(window: int, shift: int) -> torch.Tensor:
+    """[2, 2, N, N]: what is added to the logits of shifted windows, by (in the last row, in the last column).
+
+    Such a window holds tokens of opposite edges of the map, which must not see each other: -100, else 0. All other
+    windows see everything, so four masks are enough for a map of any size.
+    """
+    wrapped = torch.arange(window) >= window - shift
+    y, x = (axis.flatten() for axis in torch.meshgrid(wrapped, wrapped, indexing="ij"))
+    apart_y, apart_x = y[:, None] != y, x[:, None] != x
+    nowhere = torch.zeros_like(apart_y)
+    masks = [[a | b for b in (nowhere, apart_x)] for a in (nowhere, apart_y)]
+    return torch.stack([torch.stack(row) for row in masks]).float() * -100
+
+
+class PositionBias(nn.Module):
+    """Learned bias of the logits by relative position; () -> [heads, N, N]."""
+
+    def __init__(self, heads: int, window: int) -> None:
+        super().__init__()
+        self.window = window
+        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+
+    def forward(self) -> torch.Tensor:
+        table, n = self.relative_position_bias_table, self.window**2
+        return table[position_index(self.window).to(table.device)].t().reshape(-1, n, n)
+
+
+def attend(
+    qkv: torch.Tensor, bias: torch.Tensor, scale: float, shift: int = 0, last_row: bool = False, last_column: int = 0
+) -> torch.Tensor:
+    """Attention of the tokens of each window, by heads.
+
+    Args:
+        qkv: [n, N, 3 * C], channels (query, key, value), each by heads; n windows.
+        bias: [heads, N, N], added to the logits.
+        scale: of the logits before the bias.
+        shift: of the windows; 0 for plain ones.
+        last_row: the windows are those at the lower edge of the map.
+        last_column: so many windows, the last ones, are those at the right edge of the map.
+
+    Returns:
+        [n, N, C].
+    """
+    n, tokens, channels = qkv.shape
+    heads = bias.shape[0]
+    q, k, v = qkv.view(n, tokens, 3, heads, channels // 3 // heads).permute(2, 0, 3, 1, 4).unbind()
+    bias = bias.to(qkv.dtype)
+    if shift:
+        masks = edge_masks(round(math.sqrt(tokens)), shift)[int(last_row)].to(bias)
+        groups = [(slice(0, n - last_column), bias + masks[0]), (slice(n - last_column, n), bias + masks[1])]
+    else:
+        groups = [(slice(0, n), bias)]
+    parts = [
+        F.scaled_dot_product_attention(q[some], k[some], v[some], attn_mask=mask[None], scale=scale).transpose(1, 2)
+        for some, mask in groups
+        if some.stop > some.start
+    ]
+    return (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(n, tokens, channels // 3)
+
+
+def _at_once(x: torch.Tensor) -> int | None:
+    """Tokens to work on together, None for all."""
+    return TOKENS_AT_ONCE if x.device.type == "cpu" and not torch.is_grad_enabled() else None
+
+
+def by_windows(
+    x: torch.Tensor,
+    window: int,
+    shift: int,
+    function: Callable[[torch.Tensor, bool, int], torch.Tensor],
+) -> torch.Tensor:
+    """Apply ``function`` to the windows of a map, which is rolled by ``-shift`` on both axes before, and back after.
+
+    Args:
+        x: [B, H, W, C]; H and W multiples of ``window``.
+        window: side.
+        shift: of the windows.
+        function: (windows [n, N, C], whether they are the last row's, how many at the end are the last column's) ->
+            [n, N, C'].
+
+    Returns:
+        [B, H, W, C'].
+    """
+    b, height, width, _ = x.shape
+    rows, columns = height // window, width // window
+    at_once = _at_once(x)
+    step = rows if at_once is None else max(1, at_once // (b * width * window))
+    stops = [*range(step, rows - 1 if shift else rows, step), *([rows - 1] if shift and rows > 1 else []), rows]
+    out: torch.Tensor | None = None
+    strips, first = [], 0
+    for stop in stops:
+        k = stop - first
+        start, end = first * window + shift, stop * window + shift
+        strip = x[:, start:end] if end <= height else torch.cat([x[:, start:], x[:, : end - height]], 1)
+        if shift:
+            strip = strip.roll(-shift, 2)
+        # windows in the order (column, image, row): the last column's are the last ones
+        windows = strip.view(b, k, window, columns, window, -1).permute(3, 0, 1, 2, 4, 5)
+        y = function(windows.reshape(columns * b * k, window**2, -1), stop == rows, b * k)
+        y = y.view(columns, b, k, window, window, -1).permute(1, 2, 3, 0, 4, 5)
+        if shift:
+            y = y.reshape(b, k * window, width, -1).roll(shift, 2)
+        if at_once is None:
+            strips.append(y.reshape(b, k * window, width, -1))
+        else:
+            if out is None:
+                out = y.new_empty(b, height, width, y.shape[-1])
+            if end <= height:
+                out[:, start:end].view(y.shape).copy_(y)
+            else:
+                out[:, start:] = y[:, : height - start]
+                out[:, : end - height] = y[:, height - start :]
+        first = stop
+    if out is not None:
+        return out
+    joined = strips[0] if len(strips) == 1 else torch.cat(strips, 1)
+    return joined.roll(shift, 1) if shift else joined
+
+
+class MLP(nn.Module):
+    """Linear, GELU (exact), Linear; [..., C] -> [..., C]."""
+
+    def __init__(self, dim: int, ratio: int = 4) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, ratio * dim)
+        self.fc2 = nn.Linear(ratio * dim, dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+# ---- generator ----
+
+
+class AdaIN(nn.Module):
+    """Mean and deviation of each channel over the map are replaced by what a style says.
+
+    Shapes: tokens [B, H, W, C], style [B, S] -> [B, H, W, C].
+    """
+
+    def __init__(self, dim: int, style_dim: int) -> None:
+        super().__init__()
+        self.style = EqualLinear(style_dim, 2 * dim)
+
+    def forward(self, x: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
+        gamma, beta = self.style(style).float()[:, None, None].chunk(2, -1)
+        x = x.float()
+        var, mean = torch.var_mean(x, (1, 2), correction=0, keepdim=True)
+        gain = gamma * torch.rsqrt(var + 1e-5)
+        return torch.addcmul(beta, x - mean, gain)
+
+
+class StyleSwinBlock(nn.Module):
+    """Attention, half of it in shifted windows, and an MLP, both behind an :class:`AdaIN` and residual.
+
+    Args:
+        dim: C.
+        heads: of both halves together.
+        style_dim: S.
+        window: side; maps of this size are one window and nothing is shifted.
+    """
+
+    def __init__(self, dim: int, heads: int, style_dim: int, window: int) -> None:
+        super().__init__()
+        if dim % heads or heads % 2:
+            raise ValueError(f"heads ({heads}) must be even and divide the channels ({dim}).")
+        self.window = window
+        self.scale = (dim // heads) ** -0.5
+        self.norm1 = AdaIN(dim, style_dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.attn = nn.ModuleList([PositionBias(heads // 2, window) for _ in range(2)])
+        self.norm2 = AdaIN(dim, style_dim)
+        self.mlp = MLP(dim)
+
+    def _attention(self, x: torch.Tensor) -> torch.Tensor:
+        c = x.shape[-1]
+        weights = self.qkv.weight.view(3, 2, c // 2, c).unbind(1)
+        biases = self.qkv.bias.view(3, 2, c // 2).unbind(1)
+        shifts = (0, self.window // 2 if x.shape[1] > self.window or x.shape[2] > self.window else 0)
+        halves = []
+        for shift, weight, bias, position in zip(shifts, weights, biases, self.attn, strict=True):
+            weight, bias, position = weight.reshape(-1, c), bias.reshape(-1), position()
+
+            def half(
+                windows: torch.Tensor,
+                last_row: bool,
+                last_column: int,
+                parts: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = (weight, bias, position),
+                shift: int = shift,
+            ) -> torch.Tensor:
+                qkv = F.linear(windows, parts[0], parts[1])
+                return attend(qkv, parts[2], self.scale, shift, last_row, last_column)
+
+            halves.append(by_windows(x, self.window, shift, half))
+        return torch.cat(halves, -1)
+
+    def forward(self, x: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
+        """tokens [B, H, W, C], style [B, S] -> [B, H, W, C]."""
+        x = x + self.proj(self._attention(self.norm1(x, style)))
+        y = self.norm2(x, style)
+        at_once = _at_once(x)
+        if at_once is None:
+            return x + self.mlp(y)
+        for part, rows in zip(x.flatten(0, 2).split(at_once), y.flatten(0, 2).split(at_once), strict=True):
+            part += self.mlp(rows)
+        return x
+
+
+def position_code(count: int, channels: int, device: torch.device) -> torch.Tensor:
+    """[count, channels]: sines, then cosines of the place (from 1 on) at frequencies from 1 down to 1/10000."""
+    frequencies = channels // 2
+    steps = torch.arange(frequencies, dtype=torch.float32, device=device)
+    rates = torch.exp(-steps * math.log(10000) / max(1, frequencies - 1))
+    angle = torch.arange(1, count + 1, dtype=torch.float32, device=device)[:, None] * rates
+    return torch.cat([angle.sin(), angle.cos()], 1)
+
+
+class Upsampler(nn.Module):
+    """Twice the size (bilinear), normalised, mixed, plus ``alpha`` times a sinusoidal code of column and row.
+
+    Shapes: tokens [B, H, W, C] -> [B, 2H, 2W, C'].
+    """
+
+    def __init__(self, dim: int, out: int) -> None:
+        super().__init__()
+        if out % 4:
+            raise ValueError(f"the position code needs a multiple of 4 channels, got {out}.")
+        self.norm = nn.LayerNorm(dim)
+        self.reduction = nn.Linear(dim, out, bias=False)
+        self.alpha = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        large = F.interpolate(as_map(x), scale_factor=2.0, mode="bilinear", align_corners=False)
+        x = self.reduction(self.norm(as_tokens(large)))
+        half = x.shape[-1] // 2
+        column = position_code(x.shape[2], half, x.device)[None].expand(x.shape[1], -1, -1)
+        row = position_code(x.shape[1], half, x.device)[:, None].expand(-1, x.shape[2], -1)
+        return x + self.alpha * torch.cat([column, row], -1)
+
+
+class StyleLevel(nn.Module):
+    """Two blocks at one resolution and, but for the last level, the upsampler to the next.
+
+    Args:
+        resolution: side of the map.
+        dim, out: channels, and those of the next level (None: this is the last).
+        style_dim: S.
+    """
+
+    def __init__(self, resolution: int, dim: int, out: int | None, style_dim: int) -> None:
+        super().__init__()
+        heads, window = max(dim // 32, 4), min(8, resolution)
+        self.blocks = nn.ModuleList([StyleSwinBlock(dim, heads, style_dim, window) for _ in range(2)])
+        self.upsample = None if out is None else Upsampler(dim, out)
+
+    def forward(self, x: torch.Tensor, style0: torch.Tensor, style1: torch.Tensor) -> torch.Tensor:
+        """tokens [B, r, r, C], a style [B, S] for each block -> [B, 2r, 2r, C'], or [B, r, r, C] at last."""
+        x = self.blocks[1](self.blocks[0](x, style0), style1)
+        return x if self.upsample is None else self.upsample(x)
+
+
+class ConstantInput(nn.Module):
+    """The learned 4x4 map that every image starts from; batch -> tokens [B, 4, 4, C]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.input = nn.Parameter(torch.randn(1, channels, 4, 4))
+
+    def forward(self, batch: int) -> torch.Tensor:
+        return as_tokens(self.input).expand(batch, -1, -1, -1).contiguous()
+
+
+class StyleSynthesis(nn.Module):
+    """Constant and levels from 4x4 to ``size``: what generator and TransMRSR's decoder have in common.
+
+    Args:
+        size: side of the image, a power of two.
+        style_dim: S.
+        channels: of each level, from 4x4 on.
+    """
+
+    def __init__(self, size: int, style_dim: int, channels: Sequence[int]) -> None:
+        super().__init__()
+        levels = check_size(size, 8) - 1
+        if len(channels) != levels:
+            raise ValueError(f"size {size} has {levels} levels, got {len(channels)} channels.")
+        self.size, self.style_dim = size, style_dim
+        self.input = ConstantInput(channels[0])
+        self.layers = nn.ModuleList(
+            StyleLevel(4 * 2**i, dim, channels[i + 1] if i + 1 < levels else None, style_dim)
+            for i, dim in enumerate(channels)
+        )
+        self.layers.apply(_initialise)
+
+
+class ToRGB(nn.Module):
+    """A level's image, added to the smaller one before it.
+
+    Args:
+        in_channels: of the map.
+        image_channels: of the image.
+        upsample: the image before is half as large.
+    """
+
+    def __init__(self, in_channels: int, image_channels: int, upsample: bool) -> None:
+        super().__init__()
+        self.upsample = upsample
+        self.conv = nn.Conv2d(in_channels, image_channels, 1)
+        self.bias = nn.Parameter(torch.zeros(1, image_channels, 1, 1))
+        nn.init.xavier_normal_(self.conv.weight, gain=0.02)
+
+    def forward(self, x: torch.Tensor, before: torch.Tensor | None = None) -> torch.Tensor:
+        """map [B, C, H, W], image before [B, 3, H/2, W/2] (or [B, 3, H, W] without ``upsample``) -> [B, 3, H, W]."""
+        image = self.conv(x) + self.bias
+        if before is None:
+            return image
+        return image + (enlarge(before) if self.upsample else before)
+
+
+def _smoothing_kernel(x: torch.Tensor) -> torch.Tensor:
+    """[C, 1, 4, 4]: (1, 3, 3, 1) on both axes, sum 1, for each channel of a map [B, C, H, W]."""
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0], device=x.device, dtype=x.dtype) / 8
+    return torch.outer(taps, taps).expand(x.shape[1], 1, 4, 4)
+
+
+def enlarge(x: torch.Tensor) -> torch.Tensor:
+    """[B, C, H, W] -> [B, C, 2H, 2W]: zeros in between, smoothed by (1, 3, 3, 1)."""
+    return F.conv_transpose2d(x, 4 * _smoothing_kernel(x), stride=2, padding=1, groups=x.shape[1])
+
+
+def reduce(x: torch.Tensor) -> torch.Tensor:
+    """[B, C, H, W] -> [B, C, H/2, W/2]: smoothed by (1, 3, 3, 1), every second pixel."""
+    return F.conv2d(x, _smoothing_kernel(x), stride=2, padding=1, groups=x.shape[1])
+
+
+class StyleSwinGenerator(StyleSynthesis):
+    """Noise [B, S] -> images [B, image_channels, size, size], in the units of the training images.
+
+    Args:
+        size: side, a power of two from 8 on.
+        style_dim: S, length of noise and style.
+        mapping_layers: from z to w.
+        channel_multiplier: of the widths above 32x32 (the published photographs have 2, TransMRSR's brains 1).
+        image_channels: 3 as published, 1 for grey images.
+        channels: widths of the levels from 4x4 on, instead of the published ones; multiples of 8.
+        lr_mlp: how slowly the mapping learns.
+
+    Example::
+
+        >>> net = StyleSwinGenerator(32, style_dim=16, channels=(32, 32, 16, 8), image_channels=1)
+        >>> net(torch.randn(2, 16)).shape
+        torch.Size([2, 1, 32, 32])
+    """
+
+    def __init__(
+        self,
+        size: int,
+        style_dim: int = 512,
+        mapping_layers: int = 8,
+        channel_multiplier: int = 1,
+        image_channels: int = 3,
+        channels: Sequence[int] | None = None,
+        lr_mlp: float = 0.01,
+    ) -> None:
+        levels = check_size(size, 8) - 1
+        if channels is None:
+            channels = [channels_at(4 * 2**i, channel_multiplier) for i in range(levels)]
+        super().__init__(size, style_dim, channels)
+        mapping = [EqualLinear(style_dim, style_dim, lr_mlp, activation=True) for _ in range(mapping_layers)]
+        self.style = nn.Sequential(PixelNorm(), *mapping)
+        widths = [*channels[1:], channels[-1]]  # a level's output has the next one's
+        self.to_rgbs = nn.ModuleList(ToRGB(dim, image_channels, i + 1 < levels) for i, dim in enumerate(widths))
+
+    def map(self, z: torch.Tensor) -> torch.Tensor:
+        """Noise [B, S] -> style w [B, S]."""
+        if z.ndim != 2 or z.shape[1] != self.style_dim:
+            raise ValueError(f"expected noise [B, {self.style_dim}], got {tuple(z.shape)}.")
+        return self.style(z)
+
+    def synthesise(self, w: torch.Tensor) -> torch.Tensor:
+        """Style w, [B, S] for all blocks or [B, 2 * levels, S] -> image [B, image_channels, size, size]."""
+        count = 2 * len(self.layers)
+        if w.ndim == 2:
+            w = w[:, None].expand(-1, count, -1)
+        if w.ndim != 3 or tuple(w.shape[1:]) != (count, self.style_dim):
+            raise ValueError(f"expected styles [B, {self.style_dim}] or [B, {count}, {self.style_dim}].")
+        x, image = self.input(w.shape[0]), None
+        for i, (level, to_rgb) in enumerate(zip(self.layers, self.to_rgbs, strict=True)):
+            x = level(x, w[:, 2 * i], w[:, 2 * i + 1])
+            image = to_rgb(as_map(x), image)
+        assert image is not None
+        return image
+
+    def forward(
+        self, z: torch.Tensor, truncation: float = 1.0, truncation_latent: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """
+        Args:
+            z: noise [B, S].
+            truncation: share of w's distance from ``truncation_latent`` that is kept.
+            truncation_latent: mean style [1, S].
+        """
+        w = self.map(z)
+        if truncation != 1:
+            if truncation_latent is None:
+                raise ValueError("truncation needs truncation_latent, the mean style [1, S].")
+            w = truncation_latent + truncation * (w - truncation_latent)
+        return self.synthesise(w)
+
+
+# ---- discriminator ----
+
+
+def haar(x: torch.Tensor) -> torch.Tensor:
+    """Wavelet bands: [B, C, H, W] -> [B, 4C, H/2, W/2]; low, rows high, columns high, both high."""
+    a, b = x[..., ::2, :], x[..., 1::2, :]
+    low, high = a + b, a - b
+    low0, low1, high0, high1 = low[..., ::2], low[..., 1::2], high[..., ::2], high[..., 1::2]
+    return torch.cat([low0 + low1, high0 + high1, low0 - low1, high0 - high1], 1) / 2
+
+
+def inverse_haar(x: torch.Tensor) -> torch.Tensor:
+    """[B, 4C, H, W] -> [B, C, 2H, 2W]; undoes :func:`haar`."""
+    ll, lh, hl, hh = x.chunk(4, 1)
+    upper = torch.stack([ll + lh + hl + hh, ll + lh - hl - hh], -1).flatten(-2)
+    lower = torch.stack([ll - lh + hl - hh, ll - lh - hl + hh], -1).flatten(-2)
+    return torch.stack([upper, lower], -2).flatten(-3, -2) / 2
+
+
+class _SpectralNorm(nn.Module):
+    """A weight divided by its largest singular value, which one power iteration per training step follows."""
+
+    weight_u: torch.Tensor
+    weight_v: torch.Tensor
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        weight = torch.empty(shape)
+        nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
+        self.weight_orig = nn.Parameter(weight)
+        self.register_buffer("weight_u", F.normalize(torch.randn(shape[0]), dim=0))
+        self.register_buffer("weight_v", F.normalize(torch.randn(weight[0].numel()), dim=0))
+
+    def weight(self) -> torch.Tensor:
+        matrix = self.weight_orig.flatten(1)
+        if self.training:
+            with torch.no_grad():
+                self.weight_v.copy_(F.normalize(matrix.t() @ self.weight_u, dim=0, eps=1e-12))
+                self.weight_u.copy_(F.normalize(matrix @ self.weight_v, dim=0, eps=1e-12))
+        # copies: the buffers change before the gradient of an earlier pass is taken
+        u, v = self.weight_u.clone(), self.weight_v.clone()
+        return self.weight_orig / torch.dot(u, matrix @ v)
+
+
+class SpectralConv2d(_SpectralNorm):
+    """Convolution without bias under spectral norm."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, padding: int = 0) -> None:
+        super().__init__(out_channels, in_channels, kernel, kernel)
+        self.stride, self.padding = stride, padding
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(x, self.weight(), None, self.stride, self.padding)
+
+
+class SpectralLinear(_SpectralNorm):
+    """Linear layer under spectral norm."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(out_features, in_features)
+        self.bias = nn.Parameter(torch.zeros(out_features))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self.weight(), self.bias)
+
+
+class Blur(nn.Module):
+    """Smoothed by (1, 3, 3, 1), one pixel larger: [B, C, H, W] -> [B, C, H + 1, W + 1]."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(x, _smoothing_kernel(x), padding=2, groups=x.shape[1])
+
+
+def conv_layer(in_channels: int, out_channels: int, kernel: int, down: bool, spectral: bool) -> nn.Sequential:
+    """Convolution, bias and leaky ReLU; ``down``: smoothed before, with stride 2."""
+    stride, padding = (2, 0) if down else (1, kernel // 2)
+    conv = (
+        SpectralConv2d(in_channels, out_channels, kernel, stride, padding)
+        if spectral
+        else EqualConv2d(in_channels, out_channels, kernel, stride, padding, bias=False)
+    )
+    return nn.Sequential(*([Blur()] if down else []), conv, BiasLeakyReLU(out_channels))
+
+
+class ConvBlock(nn.Module):
+    """[B, C, H, W] -> [B, C', H/2, W/2]."""
+
+    def __init__(self, in_channels: int, out_channels: int, spectral: bool) -> None:
+        super().__init__()
+        self.conv1 = conv_layer(in_channels, in_channels, 3, False, spectral)
+        self.conv2 = conv_layer(in_channels, out_channels, 3, True, spectral)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv2(self.conv1(x))
+
+
+class FromRGB(nn.Module):
+    """Wavelet bands, halved but for the first branch, to features.
+
+    Shapes: bands [B, 4c, H, W], features before [B, C, H/2, W/2] or None -> bands, features; both [., ., H/2, W/2]
+    (H, W with ``halve`` False).
+    """
+
+    def __init__(self, bands: int, out_channels: int, halve: bool, spectral: bool) -> None:
+        super().__init__()
+        self.halve = halve
+        self.conv = conv_layer(bands, out_channels, 1, False, spectral)
+
+    def forward(self, x: torch.Tensor, before: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.halve:
+            x = haar(reduce(inverse_haar(x)))
+        out = self.conv(x)
+        return x, out if before is None else out + before
+
+
+def with_group_deviation(x: torch.Tensor, largest: int = 4) -> torch.Tensor:
+    """One more channel: how different the images of a group are, so that a lack of variety is seen.
+
+    Args:
+        x: [B, C, H, W].
+        largest: images of a group; all of them if there are fewer.
+
+    Raises:
+        ValueError: B is no multiple of a group.
+    """
+    b, _, height, width = x.shape
+    group = min(b, largest)
+    if b % group:
+        raise ValueError(f"the batch must be a multiple of {group} (or smaller than that), got {b}.")
+    parts = x.unflatten(0, (group, -1))
+    deviation = (parts.var(0, correction=0) + 1e-8).sqrt().mean((1, 2, 3))
+    return torch.cat([x, deviation.repeat(group).view(b, 1, 1, 1).expand(-1, 1, height, width)], 1)
+
+
+class StyleSwinDiscriminator(nn.Module):
+    """Images [B, image_channels, size, size] -> logits [B, 1], positive for real ones.
+
+    It sees Haar wavelet bands, so that the blocks that windows leave are not missed. A batch larger than 4 must be a
+    multiple of 4.
+
+    Args:
+        size: side, a power of two from 16 on.
+        channel_multiplier: of the published widths above 32x32.
+        spectral_norm: weights under spectral norm instead of equalised ones.
+        image_channels: 3 as published, 1 for grey images.
+        channels: widths of the log2(size) - 2 branches from the finest (at half of the size) to 4x4, instead of the
+            published ones.
+
+    Example::
+
+        >>> net = StyleSwinDiscriminator(64, image_channels=1, channels=(32, 64, 96, 96))
+        >>> net(torch.randn(2, 1, 64, 64)).shape
+        torch.Size([2, 1])
+    """
+
+    def __init__(
+        self,
+        size: int,
+        channel_multiplier: int = 2,
+        spectral_norm: bool = False,
+        image_channels: int = 3,
+        channels: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        branches = check_size(size, 16) - 2
+        if channels is None:
+            coarser = [channels_at(size // 2 ** (i + 1), channel_multiplier) for i in range(1, branches)]
+            channels = [channels_at(size, channel_multiplier), *coarser]
+        if len(channels) != branches:
+            raise ValueError(f"size {size} has {branches} branches, got {len(channels)} channels.")
+        self.size, self.image_channels = size, image_channels
+        self.from_rgbs = nn.ModuleList(
+            FromRGB(4 * image_channels, width, i > 0, spectral_norm) for i, width in enumerate(channels)
+        )
+        self.convs = nn.ModuleList(
+            ConvBlock(a, b, spectral_norm) for a, b in zip(channels[:-1], channels[1:], strict=True)
+        )
+        last = channels[-1]
+        self.final_conv = conv_layer(last + 1, last, 3, False, spectral_norm)
+        self.final_linear = (
+            nn.Sequential(SpectralLinear(16 * last, last), BiasLeakyReLU(last), SpectralLinear(last, 1))
+            if spectral_norm
+            else nn.Sequential(EqualLinear(16 * last, last, activation=True), EqualLinear(last, 1))
+        )
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        wanted = (self.image_channels, self.size, self.size)
+        if image.ndim != 4 or tuple(image.shape[1:]) != wanted:
+            raise ValueError(f"expected images [B, {', '.join(map(str, wanted))}], got {tuple(image.shape)}.")
+        bands, features = haar(image), None
+        for i, from_rgb in enumerate(self.from_rgbs):
+            bands, features = from_rgb(bands, features)
+            if i < len(self.convs):
+                features = self.convs[i](features)
+        assert features is not None
+        return self.final_linear(self.final_conv(with_group_deviation(features)).flatten(1))
+
+
+def _initialise(module: nn.Module) -> None:
+    """The published start of levels: linear layers N(0, 0.02) cut at two units, no bias."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
