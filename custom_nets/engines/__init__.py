@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .adversarial import AdversarialTrainer
 from .batches import (
     predict_gap,
     predict_published_gap,
@@ -15,6 +16,7 @@ from .batches import (
 from .cases import CaseEvaluator, RunEvaluator, record_path
 
 __all__ = [
+    "AdversarialTrainer",
     "CaseEvaluator",
     "RunEvaluator",
     "predict_gap",

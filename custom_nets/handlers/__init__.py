@@ -11,6 +11,7 @@ from .loss_epoch import LossEpoch
 from .mlflow_run import MLflowRun
 from .progress import TrainingProgress
 from .run_record import RunRecord
+from .sample_grid import SampleGrid
 from .training_state import TrainingState
 from .validation_picture import ValidationPicture
 
@@ -23,6 +24,7 @@ __all__ = [
     "LossEpoch",
     "MLflowRun",
     "RunRecord",
+    "SampleGrid",
     "TrainingProgress",
     "TrainingState",
     "ValidationPicture",

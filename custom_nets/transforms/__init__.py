@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .degradation import DegradeVolumed, PublishedDegraded, RandDegradeCropd, RandScaledCropd
+from .differentiable import DifferentiableAugment
 from .frame_gaps import FixedFrameGapd, LoadTrainingRund, RandFrameGapd, RandSimulatedGapd
 from .intensity import RestoreIntensityd, ScaleToUnitRanged
 from .io import LoadVolumed, SaveVolumed, check_writable, load_volume
@@ -13,6 +14,7 @@ from .thick_slices import RandSlabd, RandThickSlicesd, SlabToPlaned
 
 __all__ = [
     "DegradeVolumed",
+    "DifferentiableAugment",
     "FixedFrameGapd",
     "LoadRund",
     "LoadSubjectd",

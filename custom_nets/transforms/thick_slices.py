@@ -100,7 +100,8 @@ class SlabToPlaned(MapTransform):
         d = dict(data)
         first = d.pop("first_row")
         for key in self.key_iterator(d):
-            d[key] = d[key][:, first : first + self.rows, :, d[key].shape[-1] // 2].float().contiguous()
+            slab = convert_to_tensor(d[key], dtype=torch.float32, track_meta=False)
+            d[key] = slab[:, first : first + self.rows, :, slab.shape[-1] // 2].contiguous()
         return d
 
 
