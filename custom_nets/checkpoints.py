@@ -108,8 +108,8 @@ def load_network(path: str | os.PathLike, map_location: str | torch.device = "cp
     """The network of a bundle checkpoint, with its weights, in eval mode.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`read_checkpoint`; also when the weights do not fit, or the file is
-            a published one (which is converted first).
+        FileNotFoundError, ValueError: see :func:`read_checkpoint`; also when the weights do not fit or the network's
+            ``check_weights`` refuses them, or the file is a published one (which is converted first).
     """
     content = read_checkpoint(path, map_location)
     if not {"model", "arch"} <= content.keys():
@@ -120,6 +120,11 @@ def load_network(path: str | os.PathLike, map_location: str | torch.device = "cp
         )
     network = build_network(content["arch"])
     _load_strictly(network, content["model"], str(path))
+    if callable(check := getattr(network, "check_weights", None)):
+        try:
+            check()
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be used: {error}") from error
     return network.to(map_location).eval()
 
 

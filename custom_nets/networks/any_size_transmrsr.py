@@ -22,6 +22,7 @@ import math
 import os
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import cast
 
 import torch
 from torch import nn
@@ -288,7 +289,7 @@ class Synthesis(nn.Module):
 
     def level(self, number: int, x: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
         """Blocks of one level on tokens ``x``, with two of the ``styles`` [B, n, S]."""
-        for i, block in enumerate(self.levels[number]):
+        for i, block in enumerate(cast(nn.ModuleList, self.levels[number])):
             x = block(x, styles[:, 2 * number + i])
         return x
 
@@ -309,6 +310,8 @@ class BrainPrior(nn.Module):
         >>> BrainPrior(widths=(8, 16), style_dim=16, head_width=4)(torch.randn(2, 16)).shape
         torch.Size([2, 1, 32, 32])
     """
+
+    centroids: torch.Tensor
 
     def __init__(
         self,
@@ -377,6 +380,8 @@ class AnySizeTransMRSR(nn.Module):
         torch.Size([1, 1, 50, 40])
     """
 
+    centroids: torch.Tensor
+
     def __init__(
         self,
         slices: int = 5,
@@ -396,6 +401,8 @@ class AnySizeTransMRSR(nn.Module):
         for width in widths:
             if width % (2 * head_width):
                 raise ValueError(f"widths must be multiples of 2 head_width = {2 * head_width}, got {width}.")
+        if len(widths) < 2:
+            raise ValueError(f"widths must name at least 2 levels (1/2 and 1/4 of the plane's size), got {widths}.")
         widths = list(widths)
         self.slices = slices
         self.divisor = 2 * window * 2 ** (len(widths) - 1)
@@ -415,7 +422,7 @@ class AnySizeTransMRSR(nn.Module):
         self.deep = ResidualConvs(widths[0])
         self.last = conv3(widths[0], 4)
         nn.init.normal_(self.last.weight, std=1e-3)
-        nn.init.zeros_(self.last.bias)
+        nn.init.zeros_(cast(nn.Parameter, self.last.bias))
 
     def with_prior(self, path: str | os.PathLike | None, freeze: bool = False) -> AnySizeTransMRSR:
         """Take decoder and centroids over from a trained :class:`BrainPrior` (None: from nowhere).
@@ -428,17 +435,24 @@ class AnySizeTransMRSR(nn.Module):
             This network.
 
         Raises:
-            ValueError: the checkpoint is of another network or of other sizes, or its centroids were never fitted.
+            ValueError: the checkpoint is of another network or of other sizes, or its centroids were never fitted; a
+                decoder is to be frozen that comes from nowhere.
         """
         if path is None:
+            if freeze:
+                raise ValueError("freeze_prior keeps the prior as it was trained: name it (prior).")
             return self
         from custom_nets.checkpoints import load_network
 
         prior = load_network(path)
         if not isinstance(prior, BrainPrior):
-            raise ValueError(f"{path} holds a {type(prior).__name__}, not a BrainPrior (pretrain_prior.json makes one).")
+            raise ValueError(
+                f"{path} holds a {type(prior).__name__}, not a BrainPrior (pretrain_prior.json makes one)."
+            )
         if len(self.centroids) and not bool(torch.isfinite(prior.centroids).all()):
-            raise ValueError(f"the prior {path} has no centroids yet: run fit_centroids.json on it, or num_centroids 0.")
+            raise ValueError(
+                f"the prior {path} has no centroids yet: run fit_centroids.json on it, or num_centroids 0."
+            )
         try:
             self.generator.load_state_dict(prior.synthesis.state_dict())
         except RuntimeError as error:
@@ -451,6 +465,18 @@ class AnySizeTransMRSR(nn.Module):
             self.centroids.copy_(prior.centroids)
         self.generator.requires_grad_(not freeze)
         return self
+
+    def check_weights(self) -> None:
+        """Called when weights were loaded.
+
+        Raises:
+            ValueError: the centroids were never fitted: latents cannot be drawn to them.
+        """
+        if not bool(torch.isfinite(self.centroids).all()):
+            raise ValueError(
+                "its centroids were never fitted (they are not finite): take a prior whose centroids are fitted "
+                "(fit_centroids.json) into the training, or train with num_centroids 0."
+            )
 
     def truncated(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents [B, n, S], each drawn towards its nearest centroid."""

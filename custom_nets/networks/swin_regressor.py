@@ -1,14 +1,15 @@
 """SwinRegressor: a plain network of Swin blocks that sharpens planes, the competitor of AnySizeTransMRSR.
 
 After SwinIR (Liang et al., 2021, https://arxiv.org/abs/2108.10257) in the size that TransMRSR was compared with
-(60 channels, 4 groups of 6 blocks, 1.3 M parameters): no scales, no prior, no styles. Input, output, knowledge of factor
-and position, and the work at half of the plane's size are those of
+(60 channels, 4 groups of 6 blocks, 1.3 M parameters): no scales, no prior, no styles. Input, output, knowledge of
+factor and position, and the work at half of the plane's size are those of
 :class:`custom_nets.networks.AnySizeTransMRSR`, so that the two differ in nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import nn
@@ -63,7 +64,7 @@ class SwinRegressor(nn.Module):
         self.deep = conv3(dim, dim)
         self.last = conv3(dim, 4)
         nn.init.normal_(self.last.weight, std=1e-3)
-        nn.init.zeros_(self.last.bias)
+        nn.init.zeros_(cast(nn.Parameter, self.last.bias))
 
     def forward(
         self,
