@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Grid", "as_triple"]
+__all__ = ["Grid", "as_triple", "nearest_axes"]
 
 
 def as_triple(value: float | Sequence[float], name: str) -> NDArray[np.float64]:
@@ -101,6 +101,21 @@ class Grid:
         shape = np.maximum(1, np.floor(np.array(self.shape) / ratio + 0.5 - 1e-6)).astype(int)
         return Grid(tuple(shape), self.affine @ _edge_aligned(ratio))
 
+    def turned(self, order: Sequence[int], flips: Sequence[bool]) -> Grid:
+        """The grid of ``volume.permute(order).flip(...)``: the same places, axes in another order, some backwards.
+
+        Args:
+            order: which axis of this grid becomes axis 0, 1, 2.
+            flips: which of the new axes run backwards.
+        """
+        turn = np.zeros((4, 4))
+        turn[3, 3] = 1
+        for new, old in enumerate(order):
+            turn[old, new] = -1 if flips[new] else 1
+            turn[old, 3] = self.shape[old] - 1 if flips[new] else 0
+        x, y, z = (self.shape[old] for old in order)
+        return Grid((x, y, z), self.affine @ turn)
+
     def index_map(self, other: Grid) -> NDArray[np.float64]:
         """(4, 4): index on ``other`` -> (fractional) index on this grid, for the same point in the world."""
         return np.linalg.inv(self.affine) @ other.affine
@@ -124,3 +139,14 @@ class Grid:
         super-resolution. For oblique grids: the step of ``other`` measured along each axis of this grid."""
         steps = np.abs(self.index_map(other)[:3, :3])
         return 1.0 / steps.max(1)
+
+
+def nearest_axes(affine: NDArray[np.float64]) -> tuple[list[int], list[bool]]:
+    """For world axes x, y, z: which array axis runs along it, and whether against it."""
+    direction = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    order, left = [0, 0, 0], np.abs(direction)
+    for _ in range(3):  # the best match first; each axis is used once
+        world, axis = np.unravel_index(left.argmax(), left.shape)
+        order[world] = int(axis)
+        left[world], left[:, axis] = -1, -1
+    return order, [bool(direction[world, axis] < 0) for world, axis in enumerate(order)]

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from custom_nets.geometry import Grid
+from custom_nets.geometry import Grid, nearest_axes
 
 __all__ = ["comparison_figure", "preview_figure", "save_figure"]
 
@@ -45,14 +45,9 @@ class _Upright:
         data = volume.detach().cpu().numpy() if isinstance(volume, torch.Tensor) else np.asarray(volume)
         if data.size != grid.voxels:
             raise ValueError(f"one volume {grid.shape} can be drawn at a time, got shape {tuple(data.shape)}.")
-        order, flips = _nearest_axes(grid.affine)
+        order, flips = nearest_axes(grid.affine)
         data = np.flip(data.reshape(grid.shape).transpose(order), tuple(a for a in range(3) if flips[a]))
-        turn = np.zeros((4, 4))
-        turn[3, 3] = 1
-        for new, old in enumerate(order):
-            turn[old, new] = -1 if flips[new] else 1
-            turn[old, 3] = grid.shape[old] - 1 if flips[new] else 0
-        return cls(data, Grid(data.shape, grid.affine @ turn))
+        return cls(data, grid.turned(order, flips))
 
     def at(self, other: Grid) -> NDArray:
         """The nearest voxel at each voxel of ``other`` (edges repeated): blocks as large as the voxels."""
@@ -67,17 +62,6 @@ class _Upright:
     def plane(self, across: int, index: int) -> NDArray:
         """One plane as imshow wants it with origin "lower": [vertical, horizontal]."""
         return np.take(self.data, index, across).T
-
-
-def _nearest_axes(affine: NDArray[np.float64]) -> tuple[list[int], list[bool]]:
-    """For world axes x, y, z: which array axis runs along it, and whether against it."""
-    direction = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    order, left = [0, 0, 0], np.abs(direction)
-    for _ in range(3):  # the best match first; each axis is used once
-        world, axis = np.unravel_index(left.argmax(), left.shape)
-        order[world] = int(axis)
-        left[world], left[:, axis] = -1, -1
-    return order, [bool(direction[world, axis] < 0) for world, axis in enumerate(order)]
 
 
 def comparison_figure(

@@ -6,8 +6,8 @@ import torch
 from monai.data import MetaTensor
 
 from custom_nets.apps.baselines import resample_bspline, resample_trilinear
-from custom_nets.geometry import Grid
-from custom_nets.visualize import _nearest_axes, _Upright, comparison_figure, preview_figure
+from custom_nets.geometry import Grid, nearest_axes
+from custom_nets.visualize import _Upright, comparison_figure, preview_figure
 
 PNG = b"\x89PNG"
 
@@ -33,7 +33,7 @@ def scans():
 def test_volumes_are_turned_to_right_anterior_superior():
     # array axes run to the left, up, and to the back
     affine = np.array([[-2.0, 0, 0, 5], [0, 0, -3, 7], [0, 1, 0, -1], [0, 0, 0, 1]])
-    assert _nearest_axes(affine) == ([0, 2, 1], [True, True, False])
+    assert nearest_axes(affine) == ([0, 2, 1], [True, True, False])
     data = np.arange(2 * 3 * 4).reshape(2, 3, 4)
     upright = _Upright.of(data, Grid(data.shape, affine))
     assert upright.data.shape == (2, 4, 3)

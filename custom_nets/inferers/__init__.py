@@ -4,6 +4,7 @@ from .autocast import AutocastInferer
 from .frames import FrameInterpolationInferer, plan_times
 from .implicit import ImplicitVolumeInferer, PublishedProcedureInferer, resolve_grid
 from .streaming import PlaneStreamer
+from .thick_slices import ThickSliceInferer, find_thick_axis
 
 __all__ = [
     "AutocastInferer",
@@ -11,6 +12,8 @@ __all__ = [
     "ImplicitVolumeInferer",
     "PlaneStreamer",
     "PublishedProcedureInferer",
+    "ThickSliceInferer",
+    "find_thick_axis",
     "plan_times",
     "resolve_grid",
 ]
