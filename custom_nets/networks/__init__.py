@@ -6,6 +6,7 @@ from .most_dsa import MoStDSA
 from .style_swin import StyleSwinDiscriminator, StyleSwinGenerator
 from .swin_regressor import SwinRegressor
 from .symmetric_most_dsa import SymmetricMoStDSA
+from .transmrsr import TransMRSR
 
 __all__ = [
     "AnySizeTransMRSR",
@@ -21,4 +22,5 @@ __all__ = [
     "StyleSwinGenerator",
     "SwinRegressor",
     "SymmetricMoStDSA",
+    "TransMRSR",
 ]
