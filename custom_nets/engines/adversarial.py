@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from ignite.engine import Engine, Events
 from monai.engines.trainer import Trainer
 from torch import nn
 
@@ -23,6 +25,9 @@ class AdversarialTrainer(Trainer):
     ``state.output`` holds ``loss`` (the generator's), ``d_loss``, ``r1`` (of the last iteration that had one),
     ``real_logit`` and ``fake_logit``.
 
+    In a distributed run the processes' gradients are averaged here, after each backward pass: wrapped in
+    ``DistributedDataParallel``, a discriminator could not be asked for the gradient of its gradient.
+
     Args:
         device: to train on.
         max_epochs: number of epochs.
@@ -36,12 +41,14 @@ class AdversarialTrainer(Trainer):
         consistency: weight of bCR (10 in the paper); 0 for none.
         consistency_augment: what the discriminator must not see; needed by bCR.
         clip: largest norm of the discriminator's gradient in its main step.
-        amp: autocast on CUDA.
+        amp: bfloat16 where torch finds it safe, but not in the penalty; it needs no gradient scaler.
         kwargs: of ``monai.engines.Trainer``.
 
     Raises:
         ValueError: bCR without its augmentation.
     """
+
+    numbers = ("loss", "d_loss", "r1", "real_logit", "fake_logit")  # what can be reported of an iteration
 
     def __init__(
         self,
@@ -76,7 +83,8 @@ class AdversarialTrainer(Trainer):
         self.discriminator = discriminator
         self.g_optimizer = g_optimizer
         self.d_optimizer = d_optimizer
-        self.optimizer = g_optimizer  # whose learning rate is shown
+        self.network = generator  # whose parameters and learning rate are reported
+        self.optimizer = g_optimizer
         self.augment = augment or nn.Identity()
         self.r1_weight = r1_weight
         self.r1_interval = r1_interval
@@ -85,17 +93,28 @@ class AdversarialTrainer(Trainer):
         self.clip = clip
         self.amp = amp
         self.r1 = 0.0
+        self.add_event_handler(Events.STARTED, self._same_start)
+
+    def _same_start(self, engine: Engine) -> None:
+        """All processes go on from the weights of the first."""
+        if _processes() > 1:
+            for network in (self.generator, self.discriminator):
+                for value in (*network.parameters(), *network.buffers()):
+                    if value.numel():
+                        dist.broadcast(value.detach(), 0)
 
     def _latents(self, batch: int) -> torch.Tensor:
-        owner = getattr(self.generator, "module", self.generator)
-        return torch.randn(batch, owner.style_dim, device=self.state.device)
+        return torch.randn(batch, int(self.generator.style_dim), device=self.state.device)  # type: ignore[arg-type]
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(torch.device(self.state.device).type, torch.bfloat16, enabled=self.amp)
 
     def _discriminate(self, images: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(torch.device(self.state.device).type, enabled=self.amp):
+        with self._autocast():
             return self.discriminator(images).float()
 
     def _generate(self, batch: int) -> torch.Tensor:
-        with torch.autocast(torch.device(self.state.device).type, enabled=self.amp):
+        with self._autocast():
             return self.generator(self._latents(batch)).float()
 
     def _iteration(self, engine: Any, batchdata: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -129,15 +148,17 @@ class AdversarialTrainer(Trainer):
                 loss = loss + self.consistency * (changed - logits).square().mean()
         self.d_optimizer.zero_grad()
         loss.backward()
+        _average_gradients(self.discriminator)
         nn.utils.clip_grad_norm_(self.discriminator.parameters(), self.clip)
         self.d_optimizer.step()
         return float(loss.detach()), float(real_logit.detach().mean()), float(fake_logit.detach().mean())
 
     def _penalty_step(self, real: torch.Tensor) -> None:
         real = real.detach().requires_grad_(True)
-        penalty = r1_penalty(self._discriminate(self.augment(real)), real)
+        penalty = r1_penalty(self.discriminator(self.augment(real)), real)
         self.d_optimizer.zero_grad()
         (self.r1_weight / 2 * self.r1_interval * penalty).backward()
+        _average_gradients(self.discriminator)
         self.d_optimizer.step()
         self.r1 = float(penalty.detach())
 
@@ -147,5 +168,21 @@ class AdversarialTrainer(Trainer):
         loss = generator_loss(self._discriminate(self.augment(self._generate(batch))))
         self.g_optimizer.zero_grad()
         loss.backward()
+        _average_gradients(self.generator)
         self.g_optimizer.step()
         return float(loss.detach())
+
+
+def _processes() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _average_gradients(network: nn.Module) -> None:
+    """Over all processes; their networks are equal, and so are the parameters that have a gradient."""
+    if _processes() > 1:
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        flat /= _processes()
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))

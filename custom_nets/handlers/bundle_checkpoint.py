@@ -20,16 +20,17 @@ logger = logging.getLogger(__name__)
 class BundleCheckpoint:
     """Keep the best network of a training as a bundle checkpoint (``model.pt``), ready for inference.
 
-    Attach it to the trainer, after the ``ValidationHandler``. A training that never validated leaves its last network.
+    Attach it to the trainer, after the ``ValidationHandler``. A training that never validated leaves its last network;
+    one without an evaluator that of each epoch, the last in the end.
 
     Args:
         path: of the checkpoint.
         network: whose weights to keep; usually the moving average.
         arch: how to build it again, see :func:`custom_nets.checkpoints.build_network`.
-        evaluator: that validates; best is its key metric's best epoch.
+        evaluator: that validates; best is its key metric's best epoch. None where nothing says what is best.
     """
 
-    def __init__(self, path: str | Path, network: nn.Module, arch: Mapping[str, Any], evaluator: Any) -> None:
+    def __init__(self, path: str | Path, network: nn.Module, arch: Mapping[str, Any], evaluator: Any = None) -> None:
         self.path = Path(path)
         self.network = network
         self.arch = arch
@@ -48,11 +49,11 @@ class BundleCheckpoint:
             )
 
     def after_epoch(self, engine: Engine) -> None:
-        if self.evaluator.state.best_metric_epoch == engine.state.epoch:
+        if self.evaluator is None or self.evaluator.state.best_metric_epoch == engine.state.epoch:
             self._save(engine)
 
     def at_end(self, engine: Engine) -> None:
-        if self.evaluator.state.best_metric_epoch < 1:
+        if self.evaluator is not None and self.evaluator.state.best_metric_epoch < 1:
             self._save(engine)
 
     def _save(self, engine: Engine) -> None:

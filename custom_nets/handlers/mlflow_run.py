@@ -24,9 +24,10 @@ _BATCH = 100  # parameters that MLflow takes in one call
 class MLflowRun(MLFlowHandler):
     """Track a training in a run of its own: always a new one, always closed, also when the training fails.
 
-    Recorded: settings, library versions and git revision; the data list with a hash of each file; the mean loss and
-    the learning rate every ``log_every`` iterations; the validation metrics; a picture per validation; weights and
-    config. (MONAI's handler goes on with any unfinished run, and leaves a failed one "running".)
+    Recorded: settings, library versions and git revision; the data list with a hash of each file; the mean loss (and
+    what else the trainer has in its attribute ``numbers``) and the learning rate every ``log_every`` iterations; the
+    validation metrics; a picture per validation; weights and config. (MONAI's handler goes on with any unfinished run,
+    and leaves a failed one "running".)
 
     Args:
         tracking_uri: of the tracking server or data base; the environment variable MLFLOW_TRACKING_URI goes first.
@@ -35,8 +36,8 @@ class MLflowRun(MLFlowHandler):
         settings: parameters to record.
         config: the whole config, kept as ``config.json``.
         data: name -> items with ``image`` paths (training, validation).
-        evaluator: whose metrics to record.
-        picture: file drawn after each validation.
+        evaluator: whose metrics to record; None for a training without validation.
+        picture: file drawn after each validation, or where there is none, after epochs.
         artifacts: files to keep at the end, those that exist.
         log_every: iterations between two points of the loss curve.
     """
@@ -64,13 +65,16 @@ class MLflowRun(MLFlowHandler):
         self.picture = None if picture is None else Path(picture)
         self.files = [Path(p) for p in artifacts if p]
         self.log_every = log_every
-        self.losses: list[float] = []
+        self.values: dict[str, list[float]] = {}
+        self.picture_time = 0  # of the last one that was kept
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
         if self.evaluator is not None:
             self.evaluator.add_event_handler(Events.EPOCH_COMPLETED, self.validated)
+        else:
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self.keep_picture)
         # of several handlers for a failure ignite calls the first alone, and none for an interrupt at the wrong moment;
         # around the run itself every way out is seen
         run = engine.run
@@ -113,12 +117,13 @@ class MLflowRun(MLFlowHandler):
         return self.cur_run.info.run_id  # type: ignore[attr-defined]
 
     def iteration_completed(self, engine: Engine) -> None:
-        self.losses.append(float(engine.state.output["loss"]))  # type: ignore[index, call-overload]
+        for name in getattr(engine, "numbers", ("loss",)):
+            self.values.setdefault(name, []).append(float(engine.state.output[name]))  # type: ignore[index, call-overload]
         if engine.state.iteration % self.log_every == 0:
             rate = engine.optimizer.param_groups[0]["lr"]  # type: ignore[attr-defined]
-            values = {"train_loss": sum(self.losses) / len(self.losses), "learning_rate": rate}
-            self._log_metrics(values, step=engine.state.iteration)
-            self.losses.clear()
+            means = {f"train_{name}": sum(values) / len(values) for name, values in self.values.items()}
+            self._log_metrics({**means, "learning_rate": rate}, step=engine.state.iteration)
+            self.values.clear()
 
     def validated(self, engine: Engine) -> None:
         """Record the metrics of a validation under the number of the training epoch, and its picture."""
@@ -126,7 +131,14 @@ class MLflowRun(MLFlowHandler):
             return
         metrics = {f"val_{name}": value for name, value in engine.state.metrics.items()}
         self._log_metrics(metrics, step=engine.state.epoch)
-        if self.picture is not None and self.picture.is_file():
+        self.keep_picture(engine)
+
+    def keep_picture(self, engine: Engine) -> None:
+        """Keep the picture if it was drawn anew."""
+        if self.picture is None or not self.picture.is_file():
+            return
+        if (drawn := self.picture.stat().st_mtime_ns) != self.picture_time:
+            self.picture_time = drawn
             folder = f"pictures/epoch_{engine.state.epoch:05d}"
             self.client.log_artifact(self._run_id, str(self.picture), folder)
 

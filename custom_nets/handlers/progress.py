@@ -16,11 +16,12 @@ logger = logging.getLogger(__name__)
 class TrainingProgress:
     """A bar per epoch with the loss, and a line in the log with its mean.
 
-    The bar is silent where the output is no terminal, so that log files stay readable.
+    The bar is silent where the output is no terminal, so that log files stay readable. A trainer whose iterations give
+    more than a loss says which in its attribute ``numbers``.
     """
 
     def __init__(self) -> None:
-        self.losses: list[float] = []
+        self.values: dict[str, list[float]] = {}
         self.started = 0.0
 
     def attach(self, engine: Engine) -> None:
@@ -28,22 +29,23 @@ class TrainingProgress:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
         bar = ProgressBar(persist=False, disable=None)  # None: tqdm asks whether it writes to a terminal
-        bar.attach(engine, output_transform=lambda output: {"loss": self.losses[-1]})
+        bar.attach(engine, output_transform=lambda output: {name: found[-1] for name, found in self.values.items()})
 
     def epoch_started(self, engine: Engine) -> None:
-        self.losses.clear()
+        self.values = {name: [] for name in getattr(engine, "numbers", ("loss",))}
         self.started = time.perf_counter()
 
     def iteration_completed(self, engine: Engine) -> None:
-        self.losses.append(float(engine.state.output["loss"]))  # type: ignore[index, call-overload]
+        for name, values in self.values.items():
+            values.append(float(engine.state.output[name]))  # type: ignore[index, call-overload]
 
     def epoch_completed(self, engine: Engine) -> None:
         rate = engine.optimizer.param_groups[0]["lr"]  # type: ignore[attr-defined]
         logger.info(
-            "Epoch %d of %s: mean loss %.6f, learning rate %.2e, %.1f s",
+            "Epoch %d of %s: mean %s, learning rate %.2e, %.1f s",
             engine.state.epoch,
             engine.state.max_epochs,
-            sum(self.losses) / max(len(self.losses), 1),
+            ", ".join(f"{name} {sum(values) / max(len(values), 1):.6f}" for name, values in self.values.items()),
             rate,
             time.perf_counter() - self.started,
         )

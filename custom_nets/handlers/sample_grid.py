@@ -33,7 +33,7 @@ class SampleGrid:
         self.interval = interval
         self.z = torch.randn(
             rows * columns,
-            generator.style_dim,  # type: ignore[arg-type]
+            int(generator.style_dim),  # type: ignore[arg-type]
             generator=torch.Generator().manual_seed(seed),
         )
 
