@@ -328,6 +328,9 @@ class BrainPrior(nn.Module):
         self.mapping = nn.Sequential(
             *(layer for _ in range(mapping_layers) for layer in (nn.Linear(style_dim, style_dim), nn.LeakyReLU(0.2)))
         )
+        for layer in self.mapping[::2]:  # w must differ as much as z does: PyTorch's own start shrinks it layer by layer
+            nn.init.kaiming_normal_(layer.weight, a=0.2)
+            nn.init.zeros_(layer.bias)
         self.synthesis = Synthesis(widths, style_dim, head_width, window, ratio)
         self.to_grey = nn.ModuleList(nn.Linear(width, 4) for width in list(widths)[::-1])
         self.register_buffer("centroids", torch.full((num_centroids, style_dim), torch.nan))  # not fitted yet
