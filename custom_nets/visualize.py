@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from custom_nets.geometry import Grid, nearest_axes
 
-__all__ = ["comparison_figure", "preview_figure", "save_figure"]
+__all__ = ["comparison_figure", "preview_figure", "save_figure", "thick_slice_figure"]
 
 # name, axis across the plane, horizontal axis, vertical axis, names at left, right, bottom, top (R, A, S = + x, y, z)
 PLANES = (
@@ -181,6 +181,63 @@ def preview_figure(path: str | Path, image: Any, output: Any, title: str = "") -
                 own = Grid.of({"input": image, "output": output}[name])
                 shape = " x ".join(str(n) for n in own.shape)
                 ax.set_ylabel(f"{name}\n{_millimetres(own)}\n{shape}", fontsize=11)
+    if title:
+        figure.suptitle(title, fontsize=13, y=1 - 0.12 / figure.get_figheight(), va="top")
+    return save_figure(figure, path)
+
+
+def thick_slice_figure(path: str | Path, image: Any, output: Any, title: str = "") -> Path:
+    """A stack of thick slices, its B-spline interpolation and the output, in both planes that contain the thick axis.
+
+    Args:
+        path: PNG to write (whole or not at all).
+        image: MetaTensor [..., X, Y, Z], the stack.
+        output: MetaTensor [..., X', Y', Z'], in the same world, along the same axes.
+        title: line above the picture.
+
+    Returns:
+        ``path``.
+    """
+    from custom_nets.apps.baselines import resample_bspline
+
+    stack, sharp = _Upright.of(image), _Upright.of(output)
+    thick = int(stack.grid.spacing_mm.argmax())
+    planes = [plane for plane in PLANES if plane[1] != thick]
+    low, high = np.percentile(stack.data, (0.5, 99.8))
+    bright = sharp.data > low + 0.1 * (high - low)
+    box = _box(bright) if bright.any() else [slice(0, n) for n in sharp.data.shape]
+    spacing = sharp.grid.spacing_mm
+    sizes = np.array([a.stop - a.start for a in box]) * spacing
+    heights = [sizes[vertical] / sizes[horizontal] for _, _, horizontal, vertical, _ in planes]
+    figure, axes = _panels([1.0] * 3, heights, header=0.9 if title else 0.6, right=0.1, inches=4.0)
+    for row, (name, across, horizontal, vertical, letters) in enumerate(planes):
+        index = (box[across].start + box[across].stop - 1) // 2
+        shift = np.eye(4)
+        shift[across, 3] = index
+        shape = list(sharp.grid.shape)
+        shape[across] = 1
+        grid = Grid((shape[0], shape[1], shape[2]), sharp.grid.affine @ shift)  # this plane alone
+        shown = {
+            f"input\n{_millimetres(Grid.of(image))}": stack.at(grid),
+            "input, B-spline": resample_bspline(np.ascontiguousarray(stack.data), stack.grid, grid),
+            f"output\n{_millimetres(Grid.of(output))}": np.take(sharp.data, [index], across),
+        }
+        for column, (what, volume) in enumerate(shown.items()):
+            ax = axes[row][column]
+            ax.imshow(
+                np.take(volume, 0, across).T[box[vertical], box[horizontal]],
+                origin="lower",
+                interpolation="nearest",
+                aspect=spacing[vertical] / spacing[horizontal],
+                cmap="gray",
+                vmin=low,
+                vmax=high,
+            )
+            if row == 0:
+                ax.set_title(what, fontsize=11)
+            if column == 0:
+                ax.set_ylabel(name, fontsize=11)
+                _letters(ax, letters)
     if title:
         figure.suptitle(title, fontsize=13, y=1 - 0.12 / figure.get_figheight(), va="top")
     return save_figure(figure, path)

@@ -35,7 +35,7 @@ def find_cases(
     input: str | Path | Sequence[str | Path],
     suffixes: Sequence[str] = IMAGE_SUFFIXES,
     section: str | None = None,
-    skip_postfix: str | None = None,
+    skip_postfix: str | Sequence[str] | None = None,
 ) -> list[dict[str, str]]:
     """List the volumes that ``input`` names.
 
@@ -46,7 +46,7 @@ def find_cases(
             ``"case"``; relative paths start at the JSON file's folder).
         suffixes: of the image files to take from a folder.
         section: the list to take from a JSON dictionary with several.
-        skip_postfix: leave files ``*_<skip_postfix><suffix>`` of a folder out: results of an earlier run.
+        skip_postfix: leave files ``*_<skip_postfix><suffix>`` of a folder out: results of an earlier run. One or more.
 
     Returns:
         ``{"image": path, "case": name}`` sorted by path; names are unique without regard to upper and lower case. Where
@@ -93,7 +93,9 @@ def _series_or_file(path: str | Path) -> Path:
     return found
 
 
-def _from_folder(folder: Path, suffixes: tuple[str, ...], skip_postfix: str | None) -> list[Path]:
+def _from_folder(folder: Path, suffixes: tuple[str, ...], skip_postfix: str | Sequence[str] | None) -> list[Path]:
+    postfixes = (skip_postfix,) if isinstance(skip_postfix, str) else tuple(skip_postfix or ())
+    own = tuple(f"_{postfix}" for postfix in postfixes if postfix)
     found: list[Path] = [folder] if holds_dicom(folder) else []
     ignored: list[str] = []
     for path in sorted(folder.iterdir()):
@@ -102,8 +104,7 @@ def _from_folder(folder: Path, suffixes: tuple[str, ...], skip_postfix: str | No
         if path.is_dir():
             take = holds_dicom(path)
         else:
-            own_result = bool(skip_postfix) and case_name(path).endswith(f"_{skip_postfix}")
-            take = path.name.lower().endswith(suffixes) and not own_result
+            take = path.name.lower().endswith(suffixes) and not case_name(path).endswith(own)
         if take:
             found.append(path)
         elif not (path.is_file() and is_dicom_file(path)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +68,21 @@ class InferenceRecord:
         checkpoint: the weights, for their hash.
         options: what was asked for; goes into the record as it is.
         preview: draw the picture.
+        figure: draws it, as :func:`custom_nets.visualize.preview_figure` does.
     """
 
-    def __init__(self, checkpoint: str, options: dict[str, Any], preview: bool = True) -> None:
+    def __init__(
+        self,
+        checkpoint: str,
+        options: dict[str, Any],
+        preview: bool = True,
+        figure: Callable[..., Any] = preview_figure,
+    ) -> None:
         self.checkpoint = checkpoint
         self.weights = file_record(checkpoint)  # now, when they are loaded: the file may be replaced during a long run
         self.options = options
         self.preview = preview
+        self.figure = figure
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
@@ -107,7 +116,7 @@ class InferenceRecord:
         path = Path(output.meta["saved_to"])
         stem = path.name.removesuffix(".nii.gz")
         if self.preview:
-            preview_figure(path.with_name(stem + ".png"), image[:1], output[:1], case)
+            self.figure(path.with_name(stem + ".png"), image[:1], output[:1], case)
         meta = {
             key: image.meta[key]
             for key in ("slice_thickness_mm", "slice_gap_mm", "geometry_note", "series_uid", "series_description")
@@ -132,6 +141,8 @@ class InferenceRecord:
                 "threads": torch.get_num_threads(),
                 "seconds": round(time.perf_counter() - engine.started, 2),
                 "peak_memory_gib": round(peak_memory_gib(), 2),
+                # what the inferer told about its work
+                **({"inference": json.loads(output.meta["inference"])} if "inference" in output.meta else {}),
                 "consistency": consistency(image.as_tensor().cpu(), output.as_tensor().cpu(), source, target),
                 "versions": environment(),
                 "note": "Research use only. Detail between the measured voxels is estimated, not measured.",

@@ -200,13 +200,16 @@ class ThickSliceInferer(Inferer):
 
     # ---- MONAI's interface ----
 
-    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+    def __call__(
+        self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, like: Any = None, **kwargs: Any
+    ) -> torch.Tensor:
         """Sharpen every channel (time point) of every item.
 
         Args:
             inputs: MetaTensor [B, C, X, Y, Z], intensities of about [0, 1], background at the lower end.
             network: :class:`custom_nets.networks.AnySizeTransMRSR` or another with its ``slices``, ``divisor`` and
                 ``forward``.
+            like: the output grid of this call, instead of the one that the options name.
 
         Returns:
             MetaTensor [B, C, X', Y', Z'] with the affine of the output grid ([B, 2C, ...] with ``uncertainty``: C
@@ -216,7 +219,7 @@ class ThickSliceInferer(Inferer):
         for item in inputs:
             source = Grid.of(item)
             axis = find_thick_axis(source, self.thick_axis)
-            target = self.target_grid(source)
+            target = self.target_grid(source) if like is None else resolve_grid(source, like=like)
             thickness = self.thickness or self._thickness_of(item.meta, float(source.spacing_mm[axis]))
             values, deviations, reports = [], [], []
             for volume in item.as_tensor():

@@ -11,6 +11,7 @@ from .published import PublishedPaird
 from .runs import LoadRund, SaveRund
 from .subjects import LoadSubjectd
 from .thick_slices import RandSlabd, RandThickSlicesd, SlabToPlaned
+from .uncertainty import SplitUncertaintyd
 
 __all__ = [
     "DegradeVolumed",
@@ -33,6 +34,7 @@ __all__ = [
     "SaveVolumed",
     "ScaleToUnitRanged",
     "SlabToPlaned",
+    "SplitUncertaintyd",
     "check_writable",
     "load_volume",
 ]
