@@ -3,12 +3,14 @@ from __future__ import annotations
 from .charbonnier import MultiscaleCharbonnierLoss
 from .laplacian import LaplacianPyramidLoss
 from .most_dsa import MoStDSALoss
+from .transmrsr import TransMRSRLoss
 from .vgg_losses import VGGLosses, perceptual_distance, style_distance
 
 __all__ = [
     "LaplacianPyramidLoss",
     "MoStDSALoss",
     "MultiscaleCharbonnierLoss",
+    "TransMRSRLoss",
     "VGGLosses",
     "perceptual_distance",
     "style_distance",

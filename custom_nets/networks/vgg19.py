@@ -3,6 +3,7 @@
 Network: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015,
 https://arxiv.org/abs/1409.1556. As in MoSt-DSA's training (:mod:`custom_nets.losses.most_dsa`) and FILM before it, the
 convolutions have no padding and the pools average, so that borders leave no trace in the features.
+:class:`VGG19Layers` is the network as it was trained, which TransMRSR's losses look through.
 
 Weights are not shipped. They come from torchvision's ``vgg19-dcbb9e9d.pth``, or from the VGG group's MatConvNet file;
 the two were trained on images of different scaling, hence ``convention``.
@@ -11,7 +12,7 @@ the two were trained on images of different scaling, hence ``convention``.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn as nn
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 
 from custom_nets.checkpoints import read_checkpoint
 
-__all__ = ["VGG19Features", "load_vgg19_features"]
+__all__ = ["VGG19Features", "VGG19Layers", "load_vgg19_features", "load_vgg19_layers"]
 
 # place in the published list of layers: (in, out) channels of a convolution; a ReLU follows each
 _CONVS = {
@@ -29,6 +30,8 @@ _CONVS = {
     **{28: (512, 512), 30: (512, 512)},
 }
 _POOLS = (4, 9, 18, 27)
+_ALL_CONVS = {**_CONVS, 32: (512, 512), 34: (512, 512)}
+_ALL_POOLS = (*_POOLS, 36)
 _SEEN = (2, 7, 12, 21, 30)  # conv1_2, conv2_2, conv3_2, conv4_2, conv5_2
 
 # (value - mean) / deviation of channels 0, 1, 2 for values 0 to 1
@@ -80,6 +83,51 @@ class VGG19Features(nn.Module):
         return seen
 
 
+class VGG19Layers(nn.Module):
+    """What layers of VGG19 give, as it was trained: padded convolutions, pools that take the maximum.
+
+    Args:
+        places: in the published list of layers: convolutions 0, 2, 5, 7, 10, 12, ..., the ReLU of each one later,
+            pools 4, 9, 18, 27. Only the layers up to the last one are built.
+
+    Shapes: [B, 3, H, W] in ImageNet's units (minus the mean, over the deviation) -> {place: [B, 64 .. 512, ., .]}.
+    """
+
+    def __init__(self, places: Sequence[int]) -> None:
+        super().__init__()
+        last = 36
+        if not places or not all(0 <= place <= last for place in places):
+            raise ValueError(f"places must be some of 0 to {last}, got {list(places)}.")
+        self.places = tuple(sorted(set(places)))
+        convs = {place: channels for place, channels in _ALL_CONVS.items() if place <= self.places[-1]}
+        self.features = nn.ModuleDict(
+            {str(place): nn.Conv2d(*channels, 3, padding=1) for place, channels in convs.items()}
+        )
+        self.requires_grad_(False)
+
+    def forward(self, image: torch.Tensor) -> dict[int, torch.Tensor]:
+        if image.ndim != 4 or image.shape[1] != 3:
+            raise ValueError(f"expected [B, 3, H, W], got {tuple(image.shape)}.")
+        x, seen = image, {}
+        for place in range(self.places[-1] + 1):
+            if place in _ALL_POOLS:
+                x = F.max_pool2d(x, 2)
+            elif place in _ALL_CONVS:
+                x = self.features[str(place)](x)
+            else:
+                x = F.relu(x)
+            if place in self.places:
+                seen[place] = x
+        return seen
+
+
+def load_vgg19_layers(source: str | os.PathLike | Mapping[str, torch.Tensor], places: Sequence[int]) -> VGG19Layers:
+    """:class:`VGG19Layers` with torchvision's weights, in eval mode; see :func:`load_vgg19_features`."""
+    network = VGG19Layers(places)
+    _load(network, source)
+    return network.eval()
+
+
 def load_vgg19_features(
     source: str | os.PathLike | Mapping[str, torch.Tensor], convention: str = "torchvision"
 ) -> VGG19Features:
@@ -95,6 +143,11 @@ def load_vgg19_features(
             named.
     """
     network = VGG19Features(convention)
+    _load(network, source)
+    return network.eval()
+
+
+def _load(network: nn.Module, source: str | os.PathLike | Mapping[str, torch.Tensor]) -> None:
     content = source if isinstance(source, Mapping) else read_checkpoint(source)
     state = {str(key).removeprefix("module.").removeprefix("vgg19."): value for key, value in content.items()}
     wanted = network.state_dict()
@@ -110,4 +163,3 @@ def load_vgg19_features(
     if wrong:
         raise ValueError(f"not the weights of a VGG19: {'; '.join(wrong[:4])}.")
     network.load_state_dict(weights)
-    return network.eval()

@@ -1,4 +1,4 @@
-"""Training pairs as the ArSSR code makes them (spec of the published recipe), for comparison with ours."""
+"""Training data as the published codes make it, for comparison with ours: ArSSR's pairs, TransMRSR's planes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,23 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import convert_to_tensor
 
 from custom_nets.resampling import apply_separable, bspline_coefficients, published_zoom_matrix, sample_bspline
 
-__all__ = ["FixedPublishedPairsd", "PublishedPaird", "RandPublishedPairsd"]
+__all__ = [
+    "FixedPublishedPairsd",
+    "PublishedPaird",
+    "PublishedPlaned",
+    "RandPublishedFlipsd",
+    "RandPublishedPairsd",
+    "from_imagenet_units",
+    "pad_or_crop",
+    "to_imagenet_units",
+]
 
 
 def _pair(block: torch.Tensor, scale: float, index: torch.Tensor) -> dict[Hashable, Any]:
@@ -170,3 +180,83 @@ class FixedPublishedPairsd(MapTransform):
         positions = ((pair["positions"] + 1) * coarse - 1) / 2
         bspline = sample_bspline(bspline_coefficients(pair["image"][None]), positions[None])[0][:, None]
         return {**d, **pair, "bspline": bspline, "truth": block.contiguous()}
+
+
+# ---- TransMRSR ----
+
+_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+
+
+def pad_or_crop(image: torch.Tensor, size: int = 256) -> tuple[torch.Tensor, tuple[int, int]]:
+    """The published way to one size: zeros around a smaller image, the middle of a larger one.
+
+    An axis of ``size - 1`` samples stays so where nothing else is padded or cut (half a pixel cannot be padded).
+
+    Args:
+        image: [..., H, W].
+        size: wanted on both axes.
+
+    Returns:
+        The image, and its (row, column) in the padded one where it was cut.
+    """
+    offsets = [max(size - n, 0) // 2 for n in image.shape[-2:]]
+    if any(offsets):  # twice as much as needed, then the middle of it
+        image = F.pad(image, [2 * offsets[1]] * 2 + [2 * offsets[0]] * 2)
+    top, left = ((n - size) // 2 if n > size else 0 for n in image.shape[-2:])
+    return image[..., top : top + size, left : left + size], (top, left)
+
+
+def to_imagenet_units(image: torch.Tensor) -> torch.Tensor:
+    """[..., 3 or 1, H, W] from 0 to 1 -> [..., 3, H, W] minus ImageNet's mean, over its deviation."""
+    mean, deviation = (image.new_tensor(v)[:, None, None] for v in (_MEAN, _DEVIATION))
+    return (image - mean) / deviation
+
+
+def from_imagenet_units(image: torch.Tensor) -> torch.Tensor:
+    """Undoes :func:`to_imagenet_units`; three channels stay three."""
+    mean, deviation = (image.new_tensor(v)[:, None, None] for v in (_MEAN, _DEVIATION))
+    return image * deviation + mean
+
+
+class PublishedPlaned(MapTransform):
+    """Planes [1 or 3, H, W] from 0 to 1 -> [3, size, size] as the published TransMRSR takes them.
+
+    Padding comes before the units change, so the border is black.
+
+    Args:
+        keys: planes.
+        size: see :func:`pad_or_crop`.
+    """
+
+    def __init__(self, keys: KeysCollection, size: int = 256, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.size = size
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            plane = convert_to_tensor(d[key], dtype=torch.float32, track_meta=False)
+            d[key] = to_imagenet_units(pad_or_crop(plane, self.size)[0])
+        return d
+
+
+class RandPublishedFlipsd(RandomizableTransform, MapTransform):
+    """Left-right, up-down and transposed, each with probability one half and for all keys alike; [C, N, N].
+
+    Args:
+        keys: square planes.
+    """
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        RandomizableTransform.__init__(self, 1.0)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        across, down, transposed = self.R.rand(3) < 0.5
+        for key in self.key_iterator(d):
+            plane = d[key]
+            plane = plane.flip(-1) if across else plane
+            plane = plane.flip(-2) if down else plane
+            d[key] = plane.transpose(-1, -2) if transposed else plane
+        return d
