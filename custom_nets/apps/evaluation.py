@@ -5,6 +5,7 @@ The parts are MONAI transforms around an ordinary ``SupervisedEvaluator`` (``bun
     LoadVolumed -> MakeInputd -> ScaleToUnitRanged -> network on the truth's grid -> RestoreIntensityd
     -> AddBaselinesd -> ScoreMethodsd -> EvaluationReport (custom_nets.apps.evaluation_report)
 
+Other networks join in by ``AddNetworksd`` (before RestoreIntensityd), lesions by ``custom_nets.apps.lesions``.
 Everything is measured on the truth's own grid and in its unit: the truth is never resampled, cropped or rescaled.
 """
 
@@ -24,6 +25,8 @@ from monai.transforms import MapTransform, Transform
 from numpy.typing import NDArray
 
 from custom_nets.apps.baselines import BASELINES, inside_field_of_view
+from custom_nets.apps.measures import MEASURES, Case, Value
+from custom_nets.checkpoints import load_network
 from custom_nets.data.volumes import find_cases
 from custom_nets.geometry import Grid
 from custom_nets.metrics import image_quality as iq
@@ -33,12 +36,14 @@ __all__ = [
     "METHODS",
     "METRICS",
     "AddBaselinesd",
+    "AddNetworksd",
     "MakeInputd",
     "ScoreMethodsd",
     "TruthGridInferer",
     "evaluation_items",
     "prepare_truth_grid",
     "score",
+    "thick_degradations",
 ]
 
 PAIR = "pair"  # the "degradation" of real pairs
@@ -114,6 +119,22 @@ def evaluation_items(
         if not Path(path).expanduser().is_file():
             raise FileNotFoundError(f"the mask of case '{name}', {path}, does not exist.")
     return [{**item, "mask": masks[item["case"]]} if item["case"] in masks else item for item in items]
+
+
+def thick_degradations(factors: Sequence[float], axis: str = "z") -> dict[str, list[float]]:
+    """Degradations to thick slices for :class:`MakeInputd`: name such as "1x1x4" -> scale per axis.
+
+    Args:
+        factors: how many times thicker the slices become.
+        axis: of the file's array along which they become thick: "x", "y" or "z".
+    """
+    if axis not in ("x", "y", "z"):
+        raise ValueError(f"the thick axis must be x, y or z (of the file's array), got {axis!r}.")
+    named = {}
+    for factor in factors:
+        scale = [float(factor) if name == axis else 1.0 for name in "xyz"]
+        named["x".join(f"{s:g}" for s in scale)] = scale
+    return named
 
 
 class MakeInputd(Transform):
@@ -203,6 +224,38 @@ class AddBaselinesd(Transform):
         return d
 
 
+class AddNetworksd(Transform):
+    """Add what further networks make of "image" on the grid of "label", under their names.
+
+    Put it before ``RestoreIntensityd``: the networks see the same scaled image as the one that is evaluated.
+
+    Args:
+        networks: name -> {"checkpoint": bundle checkpoint, "inferer": called with image [1, 1, X, Y, Z], network and
+            ``like``}; one without a checkpoint (None or "") is left out.
+        device: where they run.
+
+    Raises:
+        FileNotFoundError, ValueError: a checkpoint that is not there or not one, at once.
+    """
+
+    def __init__(self, networks: Mapping[str, Mapping[str, Any]], device: torch.device | str = "cpu") -> None:
+        self.device = device
+        self.networks = {
+            name: (load_network(what["checkpoint"]).to(device), what["inferer"])
+            for name, what in networks.items()
+            if what.get("checkpoint")
+        }
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        image, like = d["image"].to(self.device), Grid.of(d["label"])
+        for name, (network, inferer) in self.networks.items():
+            with torch.no_grad():
+                made = inferer(image[None], network, like=like)[0]
+            d[name] = MetaTensor(torch.as_tensor(made).cpu(), affine=torch.as_tensor(like.affine))
+        return d
+
+
 class ScoreMethodsd(MapTransform):
     """Measure volumes against the truth "label", in the whole volume and in the brain.
 
@@ -210,20 +263,31 @@ class ScoreMethodsd(MapTransform):
     stripped), within the input's field of view. PSNR and SSIM of both regions have one data range per case: the
     distance of the 0.1th and the 99.9th percentile of the truth in the brain (``image_quality.robust_range``).
 
-    Adds "scores" (a list of rows: case, degradation, method, region, metric, value), "scored_mask" [1, X, Y, Z], and
-    "record" (what it was measured with).
+    Adds "scores" (a list of rows: case, degradation, method, region, metric, value), "scored_mask" [1, X, Y, Z],
+    "record" (what it was measured with), "tissue_maps" (method -> labels) and "tables" (name -> further rows).
 
     Args:
         keys: volumes on the truth's grid and in its unit.
-        metrics: which of ``METRICS``.
+        metrics: which of ``METRICS`` and ``custom_nets.apps.measures.MEASURES``.
+        contrast: of the scans; tissues are told apart on "T1" only.
+        allow_missing_keys: leave out volumes that an item lacks.
     """
 
-    def __init__(self, keys: KeysCollection = tuple(METHODS), metrics: Sequence[str] = tuple(METRICS)) -> None:
-        super().__init__(keys)
-        unknown = sorted(set(metrics) - set(METRICS))
+    def __init__(
+        self,
+        keys: KeysCollection = tuple(METHODS),
+        metrics: Sequence[str] = tuple(METRICS),
+        contrast: str = "T1",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        unknown = sorted(set(metrics) - set(METRICS) - set(MEASURES))
         if unknown or not metrics:
-            raise ValueError(f"unknown metrics {unknown}; there are {', '.join(METRICS)}.")
-        self.metrics = tuple(metrics)
+            raise ValueError(f"unknown metrics {unknown}; there are {', '.join([*METRICS, *MEASURES])}.")
+        self.metrics = [m for m in metrics if m in METRICS]
+        self.measures = [m for m in metrics if m in MEASURES]
+        self.contrast = contrast
+        self._kept: dict[str, Any] = {}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
@@ -235,19 +299,35 @@ class ScoreMethodsd(MapTransform):
         if not brain.any():
             raise ValueError(f"case '{d['case']}': no voxel of the mask lies in the input's field of view.")
         data_range = iq.robust_range(truth, brain)
-        d["scores"] = []
-        which = {"case": d["case"], "degradation": d["degradation"]}
-        for key in self.key_iterator(d):
-            image = _array(d[key])
+        volumes = {METHODS.get(str(key), str(key)): _array(d[key]) for key in self.key_iterator(d)}
+        for method, image in volumes.items():
             if image.shape != truth.shape:
-                raise ValueError(f"'{key}' {image.shape} is not on the grid of the truth {truth.shape}.")
-            for region in REGIONS:
-                for metric in self.metrics:
-                    if region != "whole" and metric in WHOLE_ONLY:
-                        continue
-                    value = METRICS[metric](image, truth, brain if region == "brain" else None, data_range)
-                    row = {**which, "method": METHODS.get(str(key), str(key)), "region": region}
-                    d["scores"].append({**row, "metric": metric, "value": value})
+                raise ValueError(f"'{method}' {image.shape} is not on the grid of the truth {truth.shape}.")
+        case = Case(
+            name=str(d["case"]),
+            truth=truth,
+            mask=brain,
+            data_range=data_range,
+            grid=Grid.of(d["label"]),
+            source=Grid.of(d["image"]),
+            contrast=self.contrast,
+            reference=volumes.get("bspline"),
+            item=d,
+            kept=self._kept,
+        )
+        measures = [measure for name in self.measures if (measure := MEASURES[name](case)) is not None]
+        which = {"case": d["case"], "degradation": d["degradation"]}
+        d["scores"] = []
+        for method, image in volumes.items():
+            values = self._plain(image, truth, brain, data_range)
+            for measure in measures:
+                values += measure(method, image)
+            d["scores"] += [
+                {**which, "method": method, "region": region, "metric": metric, "value": value}
+                for region, metric, value in values
+            ]
+        d["tables"] = {name: [{**which, **row} for row in rows] for name, rows in case.rows.items()}
+        d["tissue_maps"] = case.tissue_maps
         d["record"] = {
             **which,
             "mask": "file" if "mask" in data else "foreground of the truth",
@@ -258,11 +338,21 @@ class ScoreMethodsd(MapTransform):
             "input_spacing_mm": Grid.of(d["image"]).spacing_mm.round(6).tolist(),
             "truth_shape": list(truth.shape),
             "truth_spacing_mm": Grid.of(d["label"]).spacing_mm.round(6).tolist(),
+            "notes": case.notes,
             "scoring_seconds": round(time.perf_counter() - started, 3),
         }
         # a name of its own: MONAI takes a value that equals the input's for unchanged, and leaves it with the input
         d["scored_mask"] = torch.from_numpy(brain[None])
         return d
+
+    def _plain(self, image: NDArray, truth: NDArray, brain: NDArray, data_range: float) -> list[Value]:
+        """The metrics that are one number a region."""
+        return [
+            (region, metric, METRICS[metric](image, truth, brain if region == "brain" else None, data_range))
+            for region in REGIONS
+            for metric in self.metrics
+            if region == "whole" or metric not in WHOLE_ONLY
+        ]
 
 
 def score(method: str = "ours", region: str = "brain", metric: str = "psnr") -> Callable[[Any], float]:

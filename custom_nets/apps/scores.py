@@ -18,7 +18,16 @@ __all__ = ["OURS", "Row", "csv_text", "paired_differences", "spread", "summarise
 
 Row = dict[str, Any]
 OURS = "ours"
-LOWER_IS_BETTER = ("nrmse", "mae", "rmse", "arrival_s", "peak_s", "area_percent", "curve_mae")
+LOWER_IS_BETTER = (
+    *("nrmse", "mae", "rmse", "arrival_s", "peak_s", "area_percent", "curve_mae"),
+    *("padded_rmse", "csf_error_ml", "gm_error_ml", "wm_error_ml"),
+    *(
+        f"{what}_{where}{end}"
+        for what in ("gradient", "jump")
+        for where in ("thick", "across")
+        for end in ("", "_ratio")
+    ),
+)
 
 
 def paired_differences(rows: Iterable[Row], method: str = OURS) -> list[Row]:
