@@ -278,11 +278,14 @@ class ThickSliceInferer(Inferer):
         others = [a for a in range(3) if a != thick]
         self._check_steps(step, thick, source, target, axis)
 
+        rows, voxels = len(lines[thick].positions), math.prod(len(line.positions) for line in lines)
+        budget = self._budget(rows, voxels, voxels // rows * turned.shape[thick], _device_of(network))
+
         image = _turn(volume.float().cpu(), order, flips)
         background = float(image.min())
         matrices = [None if a == thick else line.matrix(turned.shape[a]) for a, line in enumerate(lines)]
         measured = apply_separable(image, matrices).permute(thick, *others).contiguous()
-        run = _Run(self, network, measured, lines[thick].positions, float(1 / step[thick]), thickness)
+        run = _Run(self, network, measured, lines[thick].positions, float(1 / step[thick]), thickness, budget)
         values, deviation, report = run.result()
 
         def placed(result: torch.Tensor, outside: float) -> torch.Tensor:
@@ -294,6 +297,20 @@ class ThickSliceInferer(Inferer):
 
         report = {"factor": round(float(1 / step[thick]), 4), **report}
         return placed(values, background), None if deviation is None else placed(deviation, 0.0), report
+
+    def _budget(self, rows: int, voxels: int, measured: int, device: torch.device) -> float:
+        """Bytes that are left for the network beside ``voxels`` of the result and those of the ``measured`` slices."""
+        # input and measured slices, their interpolation; result, its de-normalised copy, the file's bytes, and the
+        # same for the deviation; matrices
+        fixed = 4 * (4 * measured + (7 if self.uncertainty else 4) * voxels) + 100 * rows**2
+        fixed += _PROCESS_BYTES if device.type == "cpu" else 0
+        left = self.memory_gb * _GIB - fixed
+        if left <= 0:
+            raise ValueError(
+                f"memory budget of {self.memory_gb:g} GiB is too small: {fixed / _GIB:.1f} GiB for the volumes alone "
+                f"({voxels:,} output voxels). Ask for a coarser spacing, or give a larger --memory_gb."
+            )
+        return left
 
     @staticmethod
     def _check_steps(step: NDArray[np.float64], thick: int, source: Grid, target: Grid, axis: int) -> None:
@@ -324,6 +341,11 @@ def _turn(volume: torch.Tensor, order: Sequence[int], flips: Sequence[bool]) -> 
     return volume.permute(*order).flip([a for a in range(3) if flips[a]])
 
 
+def _device_of(network: Any) -> torch.device:
+    parameter = next(iter(network.parameters()), None) if hasattr(network, "parameters") else None
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
 def _worst(reports: list[dict[str, Any]]) -> dict[str, Any]:
     """Reports of all channels in one: the largest deviations count."""
     report = dict(reports[0])
@@ -349,14 +371,15 @@ class _Run:
         positions: NDArray[np.float64],
         scale: float,
         thickness: float,
+        budget: float,
     ) -> None:
+        self.budget = budget  # bytes for planes on their way through the network
         self.options = options
         self.network = network
         self.measured = measured
         self.positions = positions
         self.scale = scale
-        parameter = next(iter(network.parameters()), None) if hasattr(network, "parameters") else None
-        self.device = torch.device("cpu") if parameter is None else parameter.device
+        self.device = _device_of(network)
         self.slices = int(network.slices)
         self.divisor = int(network.divisor)
         self.rows = len(positions)
@@ -491,25 +514,22 @@ class _Run:
     def _batch(self, column: int) -> int:
         """Planes at once, within the budget; sets the size of tiles."""
         options = self.options
-        cpu = self.device.type == "cpu"
         height, width = (-(-(s.stop - s.start) // self.divisor) * self.divisor for s in (self.box[0], self.box[column]))
-        voxels = self.rows * self.measured[0].numel()
-        # input and measured slices; result, its de-normalised copy, the file's bytes, the same for the deviation
-        fixed = 4 * (4 * self.measured.numel() + (6 if options.uncertainty else 4) * voxels)
-        fixed += _PROCESS_BYTES if cpu else 0
-        left = options.memory_gb * _GIB - fixed
+        left = self.budget
+        smallest = max(_SMALLEST_TILE, 2 * self.divisor)
         self.tile = options.tile
+        if self.tile is not None and self.tile < smallest:
+            raise ValueError(f"tile must be at least {smallest} for this network, got {self.tile}.")
         if left < _PIXEL_BYTES * height * width and self.tile is None:
-            side = int(math.sqrt(max(left, 0) / _PIXEL_BYTES)) // self.divisor * self.divisor
-            if side < max(_SMALLEST_TILE, self.divisor):
+            self.tile = int(math.sqrt(left / _PIXEL_BYTES)) // self.divisor * self.divisor
+            if self.tile < smallest:
                 raise ValueError(
-                    f"memory budget of {options.memory_gb:g} GiB is too small: {fixed / _GIB:.1f} GiB for the volumes "
-                    f"alone ({voxels:,} output voxels) and {_PIXEL_BYTES * _SMALLEST_TILE**2 / _GIB:.2f} GiB for the "
-                    "smallest tile. Ask for a coarser spacing, or give a larger --memory_gb."
+                    f"memory budget of {options.memory_gb:g} GiB is too small: beside the volumes, "
+                    f"{left / _GIB:.3f} GiB are left, the smallest tile takes {_PIXEL_BYTES * smallest**2 / _GIB:.3f}. "
+                    "Ask for a coarser spacing, or give a larger --memory_gb."
                 )
-            self.tile = side
         pixels = max(min(height, self.tile or height) * min(width, self.tile or width), 1)
-        liked = _LIKED_PIXELS if cpu else _LIKED_PIXELS_CUDA
+        liked = _LIKED_PIXELS if self.device.type == "cpu" else _LIKED_PIXELS_CUDA
         return options.batch or max(1, min(liked // pixels, int(left // (_PIXEL_BYTES * pixels))))
 
     def _network(self, image: torch.Tensor, flip_rows: bool, flip_columns: bool) -> torch.Tensor:
@@ -531,8 +551,8 @@ class _Run:
         """Overlapping tiles, blended by weights that go smoothly to zero before a tile's cut edges."""
         assert self.tile is not None
         out, weights = torch.zeros_like(x[:, 0]), torch.zeros_like(x[0, 0])
-        for top, bottom, down in _tiles(x.shape[2], self.tile):
-            for left, right, across in _tiles(x.shape[3], self.tile):
+        for top, bottom, down in _tiles(x.shape[2], self.tile, self.divisor):
+            for left, right, across in _tiles(x.shape[3], self.tile, self.divisor):
                 weight = torch.outer(down, across).to(x)
                 tile = self._forward(x[:, :, top:bottom, left:right], first + top / self.scale)
                 out[:, top:bottom, left:right] += weight * tile
@@ -547,18 +567,21 @@ def _mirrored(index: int, n: int) -> int:
     return min(max(index, 0), n - 1)
 
 
-def _tiles(n: int, tile: int) -> list[tuple[int, int, torch.Tensor]]:
-    """Start, end and weights of tiles that cover n pixels."""
+def _tiles(n: int, tile: int, divisor: int) -> list[tuple[int, int, torch.Tensor]]:
+    """Start, end and weights of tiles that cover n pixels; they start where windows of the whole plane do."""
     if n <= tile:
         return [(0, n, torch.ones(n))]
-    starts = [*range(0, n - tile, tile - _OVERLAP), n - tile]
+    stride = (tile - _OVERLAP) // divisor * divisor
+    count = 1 + math.ceil((n - tile) / stride)
     margin = _OVERLAP // 4
     found = []
-    for start in starts:
-        place = torch.arange(tile) + 0.5
-        rising = torch.ones(tile) if start == 0 else ((place - margin) / (_OVERLAP - 2 * margin)).clamp(0, 1)
-        falling = (
-            torch.ones(tile) if start + tile == n else ((tile - place - margin) / (_OVERLAP - 2 * margin)).clamp(0, 1)
-        )
-        found.append((start, start + tile, rising * falling))
+    for start in range(0, count * stride, stride):
+        end = min(start + tile, n)
+        place = torch.arange(start, end) + 0.5
+        weight = torch.ones(end - start)
+        if start > 0:
+            weight *= ((place - start - margin) / (_OVERLAP - 2 * margin)).clamp(0, 1)
+        if end < n:
+            weight *= ((end - place - margin) / (_OVERLAP - 2 * margin)).clamp(0, 1)
+        found.append((start, end, weight))
     return found

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pytest
 import torch
-from monai.bundle import ConfigWorkflow
 
 from custom_nets.checkpoints import save_checkpoint
 from custom_nets.networks import SymmetricMoStDSA
-from custom_nets.utils import root_cause
+from tests.bundles import runner
+from tests.bundles.runner import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 BUNDLE = REPOSITORY / "bundles" / "most_dsa"
 CONFIG = str(BUNDLE / "configs" / "inference.json")
 ARCH = {"widths": [4, 4, 4, 4], "pair_width": 4, "time_width": 4}
@@ -31,30 +29,8 @@ def save_weights(folder: Path, seed: int, std: float) -> Path:
     return folder / "tiny.pt"
 
 
-def infer(input: Any, output_dir: Path, **options: Any) -> Path:
-    """One run of the bundle in this process; the folder with what it wrote."""
-    options = {"device": "cpu", "progress": False, "preview": False, **options}
-    workflow = ConfigWorkflow(
-        config_file=CONFIG,
-        meta_file=str(BUNDLE / "configs" / "metadata.json"),
-        workflow_type="inference",
-        input=str(input) if isinstance(input, Path) else input,
-        output_dir=str(output_dir),
-        **{key: str(value) if isinstance(value, Path) else value for key, value in options.items()},
-    )
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
-    return output_dir
-
-
-def message_of(input: Any, output_dir: Path, **options: Any) -> str:
-    """What a run that must fail says."""
-    with pytest.raises((SystemExit, Exception)) as caught:
-        infer(input, output_dir, **options)
-    if isinstance(caught.value, SystemExit):
-        assert caught.value.code not in (None, 0)
-    return str(root_cause(caught.value))
+infer = partial(runner.infer, BUNDLE)
+message_of = partial(runner.message_of, BUNDLE)
 
 
 def outputs(folder: Path) -> list[str]:

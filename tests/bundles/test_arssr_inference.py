@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import subprocess
-import sys
 import warnings
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
 
 from custom_nets.checkpoints import save_checkpoint
 from custom_nets.networks import ResidualArSSR
-from custom_nets.utils import root_cause
+from tests.bundles import runner
+from tests.bundles.runner import BAD_SCANS, REPOSITORY, expect, outer_corner, volumes
 from tests.conftest import blobs, random_affine, world_points
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 BUNDLE = REPOSITORY / "bundles" / "arssr"
 CONFIG = str(BUNDLE / "configs" / "inference.json")
 ARCH = {"feature_dim": 8, "num_features": 8, "growth": 8, "num_blocks": 1, "decoder_width": 16}
+infer = partial(runner.infer, BUNDLE)
+message_of = partial(runner.message_of, BUNDLE)
+command = partial(runner.command, CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -55,47 +54,6 @@ def scan(save_nifti) -> Path:
     return save_nifti(blobs(world_points((20, 22, 8), affine)).astype(np.int16), affine)
 
 
-def infer(input: Path | list, output_dir: Path, **options: Any) -> Path:
-    """One run of the bundle in this process; the folder with what it wrote."""
-    options = {"device": "cpu", "progress": False, "preview": False, **options}
-    workflow = ConfigWorkflow(
-        config_file=CONFIG,
-        meta_file=str(BUNDLE / "configs" / "metadata.json"),
-        workflow_type="inference",
-        input=str(input) if isinstance(input, Path) else input,
-        output_dir=str(output_dir),
-        **{key: str(value) if isinstance(value, Path) else value for key, value in options.items()},
-    )
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
-    return output_dir
-
-
-def message_of(input: Any, output_dir: Path, **options: Any) -> str:
-    """What a run that must fail says."""
-    with pytest.raises((SystemExit, Exception)) as caught:
-        infer(input, output_dir, **options)
-    return str(root_cause(caught.value))
-
-
-def volumes(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.rglob("*.nii*")) if folder.is_dir() else []
-
-
-def command(*arguments: Any, config: str = CONFIG, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess:
-    """``python -m monai.bundle run``, with what a newcomer's shell has: no variables of ours."""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment["OMP_NUM_THREADS"] = "1"
-    line = [sys.executable, "-m", "monai.bundle", "run", "--config_file", config, *map(str, arguments)]
-    return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
-
-
-def outer_corner(affine: np.ndarray) -> np.ndarray:
-    """The corner of the field of view that belongs to the first voxel, mm."""
-    return affine[:3, :3] @ [-0.5, -0.5, -0.5] + affine[:3, 3]
-
-
 # ---- as a command ----
 
 
@@ -113,7 +71,7 @@ def test_shipped_weights_run_from_anywhere(place, option, shape, spacing, scan, 
     cwd = {"repository": REPOSITORY, "bundle": BUNDLE, "elsewhere": tmp_path}[place]
     config = CONFIG if place == "elsewhere" else os.path.relpath(CONFIG, cwd)
     out = tmp_path / "new" / "out"
-    done = command("--input", scan, "--output_dir", out, *option, config=config, cwd=cwd)
+    done = runner.command(config, "--input", scan, "--output_dir", out, *option, cwd=cwd)
     assert done.returncode == 0, done.stderr
     assert str(out / "scan_arssr.nii.gz") in done.stdout
     assert sorted(p.name for p in out.iterdir()) == ["scan_arssr.json", "scan_arssr.nii.gz", "scan_arssr.png"]
@@ -319,48 +277,11 @@ def test_results_in_the_input_folder_are_no_input(scan, weights, tmp_path, capfd
 # ---- mistakes ----
 
 
-def _with(values: dict[tuple, float]):
-    def make(save_nifti) -> Path:
-        array = np.random.default_rng(0).random((12, 12, 6), dtype=np.float32)
-        for index, value in values.items():
-            array[index] = value
-        return save_nifti(array, name="bad.nii.gz")
-
-    return make
-
-
-def _text(save_nifti) -> Path:
-    path = save_nifti(np.zeros((2, 2, 2)), name="bad.nii.gz")
-    path.write_text("this is no image")
-    return path
-
-
-def _flat_voxels(save_nifti) -> Path:
-    image = nib.Nifti1Image(np.random.default_rng(0).random((12, 12, 6)), np.eye(4))
-    image.set_sform(np.diag([1.0, 0.0, 1.0, 1.0]), 1)
-    image.set_qform(None, 0)
-    path = save_nifti(np.zeros((2, 2, 2)), name="bad.nii.gz")
-    nib.save(image, path)
-    return path
-
-
-BAD_SCANS = {
-    "not an image": (_text, "bad.nii.gz cannot be read as an image volume"),
-    "2D": (lambda save: save(np.ones((12, 12)), name="bad.nii.gz"), r"is 2D \(shape \(12, 12\)\)"),
-    "NaN": (_with({(0, 0, 0): np.nan, (1, 1, 1): np.nan}), "has 2 NaN and 0 infinite values among 864"),
-    "infinite": (_with({(0, 0, 0): np.inf}), "has 0 NaN and 1 infinite values among 864"),
-    "constant": (lambda save: save(np.full((12, 12, 6), 7.0), name="bad.nii.gz"), "is constant, every voxel is 7"),
-    "zero spacing": (_flat_voxels, "bad.nii.gz has an affine that is not invertible"),
-    "missing": (lambda save: Path("/nowhere/scan.nii.gz"), "/nowhere/scan.nii.gz does not exist"),
-    "none given": (lambda save: "", "--input names an image file"),
-}
-
-
 @pytest.mark.parametrize("kind", BAD_SCANS)
 def test_bad_scan(kind, save_nifti, weights, tmp_path):
     make, expected = BAD_SCANS[kind]
     message = message_of(make(save_nifti), tmp_path / "out", scale=2, checkpoint=weights)
-    _expect(expected, message)
+    expect(expected, message)
     assert volumes(tmp_path / "out") == []
 
 
@@ -391,7 +312,7 @@ BAD_OPTIONS = {
 def test_bad_option(kind, scan, weights, tmp_path):
     options, expected = BAD_OPTIONS[kind]
     message = message_of(scan, tmp_path / "out", **{"checkpoint": weights, **options})
-    _expect(expected, message)
+    expect(expected, message)
     assert volumes(tmp_path / "out") == []
 
 
@@ -410,16 +331,16 @@ def test_wrong_checkpoints_name_the_mismatch(scan, weights, tmp_path):
     }
     for name, (content, expected) in files.items():
         torch.save(content, tmp_path / f"{name}.pt")
-        _expect(expected, message_of(scan, tmp_path / "out", scale=2, checkpoint=tmp_path / f"{name}.pt"))
+        expect(expected, message_of(scan, tmp_path / "out", scale=2, checkpoint=tmp_path / f"{name}.pt"))
     (tmp_path / "text.pt").write_text("no weights")
     text = message_of(scan, tmp_path / "out", scale=2, checkpoint=tmp_path / "text.pt")
-    _expect("text.pt is not a checkpoint of plain tensors", text)
+    expect("text.pt is not a checkpoint of plain tensors", text)
     assert volumes(tmp_path / "out") == []
 
 
 def test_unwritable_output(scan, weights):
     message = message_of(scan, scan / "out", scale=2, checkpoint=weights)  # below a file: no user can write there
-    _expect("output folder .* cannot be written", message)
+    expect("output folder .* cannot be written", message)
 
 
 def test_coarser_spacing_is_done_and_said(scan, weights, tmp_path):
@@ -437,8 +358,3 @@ def test_an_oblique_reference_is_called_coarser_only_if_it_is(spacing, said, sca
         warnings.simplefilter("always")
         infer(scan, tmp_path / "out", like=reference, checkpoint=weights)
     assert any("coarser" in str(entry.message) for entry in caught) == said
-
-
-def _expect(pattern: str, message: str) -> None:
-    assert re.search(pattern, message), message
-    assert len(message) < 600 and "Traceback" not in message

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +13,11 @@ import pytest
 
 from custom_nets.data.run_io import read_run
 from custom_nets.data.runs import AngiographyRun
+from tests.bundles import runner
 from tests.bundles.most_dsa_runs import (
     BUNDLE,
     CONFIG,
     PLAIN,
-    REPOSITORY,
     UNEVEN_MS,
     UNEVEN_S,
     infer,
@@ -32,6 +30,7 @@ from tests.xa_writer import ENCRYPTED, contrast_run, elements, validator_errors,
 
 pydicom = pytest.importorskip("pydicom")
 cv2 = pytest.importorskip("cv2")
+command = partial(runner.command, CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +43,6 @@ def weights(tmp_path_factory) -> Path:
 def dicom(tmp_path) -> Path:
     """A 12-bit run of 6 frames, first 4, then 2, then 1 a second."""
     return write_xa(tmp_path / "in" / "run.dcm", contrast_run(), frame_time_vector_ms=UNEVEN_MS, **PLAIN)
-
-
-def command(*arguments: Any, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess:
-    """``python -m monai.bundle run``, with what a newcomer's shell has: no variables of ours."""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment["OMP_NUM_THREADS"] = "1"
-    line = [sys.executable, "-m", "monai.bundle", "run", "--config_file", CONFIG, *map(str, arguments)]
-    return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=500)
 
 
 def check(result: AngiographyRun, source: AngiographyRun, made_s: Any) -> None:
