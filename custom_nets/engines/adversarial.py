@@ -91,7 +91,7 @@ class AdversarialTrainer(Trainer):
         self.consistency = consistency
         self.consistency_augment = consistency_augment
         self.clip = clip
-        self.amp = amp
+        self.bfloat16 = amp  # (MONAI makes a gradient scaler where there is an attribute amp)
         self.r1 = 0.0
         self.add_event_handler(Events.STARTED, self._same_start)
 
@@ -107,7 +107,7 @@ class AdversarialTrainer(Trainer):
         return torch.randn(batch, int(self.generator.style_dim), device=self.state.device)  # type: ignore[arg-type]
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(torch.device(self.state.device).type, torch.bfloat16, enabled=self.amp)
+        return torch.autocast(torch.device(self.state.device).type, torch.bfloat16, enabled=self.bfloat16)
 
     def _discriminate(self, images: torch.Tensor) -> torch.Tensor:
         with self._autocast():

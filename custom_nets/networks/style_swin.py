@@ -595,13 +595,14 @@ class _SpectralNorm(nn.Module):
 
     def weight(self) -> torch.Tensor:
         matrix = self.weight_orig.flatten(1)
-        if self.training:
-            with torch.no_grad():
-                self.weight_v.copy_(F.normalize(matrix.t() @ self.weight_u, dim=0, eps=1e-12))
-                self.weight_u.copy_(F.normalize(matrix @ self.weight_v, dim=0, eps=1e-12))
-        # copies: the buffers change before the gradient of an earlier pass is taken
-        u, v = self.weight_u.clone(), self.weight_v.clone()
-        return self.weight_orig / torch.dot(u, matrix @ v)
+        with torch.autocast(matrix.device.type, enabled=False):  # singular values need all their digits
+            if self.training:
+                with torch.no_grad():
+                    self.weight_v.copy_(F.normalize(matrix.t() @ self.weight_u, dim=0, eps=1e-12))
+                    self.weight_u.copy_(F.normalize(matrix @ self.weight_v, dim=0, eps=1e-12))
+            # copies: the buffers change before the gradient of an earlier pass is taken
+            u, v = self.weight_u.clone(), self.weight_v.clone()
+            return self.weight_orig / torch.dot(u, matrix @ v)
 
 
 class SpectralConv2d(_SpectralNorm):
