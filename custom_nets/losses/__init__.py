@@ -3,6 +3,7 @@ from __future__ import annotations
 from .charbonnier import MultiscaleCharbonnierLoss
 from .laplacian import LaplacianPyramidLoss
 from .most_dsa import MoStDSALoss
+from .planes import PlaneLoss
 from .transmrsr import TransMRSRLoss
 from .vgg_losses import VGGLosses, perceptual_distance, style_distance
 
@@ -10,6 +11,7 @@ __all__ = [
     "LaplacianPyramidLoss",
     "MoStDSALoss",
     "MultiscaleCharbonnierLoss",
+    "PlaneLoss",
     "TransMRSRLoss",
     "VGGLosses",
     "perceptual_distance",
