@@ -12,6 +12,7 @@ from .mlflow_run import MLflowRun
 from .progress import TrainingProgress
 from .run_record import RunRecord
 from .sample_grid import SampleGrid
+from .thick_slice_picture import ThickSlicePicture
 from .training_state import TrainingState
 from .validation_picture import ValidationPicture
 
@@ -25,6 +26,7 @@ __all__ = [
     "MLflowRun",
     "RunRecord",
     "SampleGrid",
+    "ThickSlicePicture",
     "TrainingProgress",
     "TrainingState",
     "ValidationPicture",

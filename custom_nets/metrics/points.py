@@ -1,4 +1,4 @@
-"""PSNR of implicit networks at points, during training."""
+"""PSNR against the truth and against B-spline, during training: at points, or of whole volumes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 from ignite.engine import Engine
 from ignite.metrics import Metric
 from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
+from monai.utils import convert_to_tensor
 
-__all__ = ["PointPSNR", "gains_by_scale", "scale_name"]
+__all__ = ["ForegroundPSNR", "PointPSNR", "gains_by_scale", "scale_name"]
 
 
 def scale_name(scale: Sequence[float]) -> str:
@@ -63,7 +64,22 @@ def _psnr(image: torch.Tensor, truth: torch.Tensor) -> float:
     return float(-10 * torch.log10((image.double() - truth.double()).square().mean().clamp(min=1e-12)))
 
 
-def gains_by_scale(scales: Sequence[Sequence[float]]) -> dict[str, PointPSNR]:
+class ForegroundPSNR(PointPSNR):
+    """:class:`PointPSNR` of whole volumes, in the voxels where the truth is above 2 % of its maximum.
+
+    For :class:`custom_nets.transforms.validation.FixedThickSlicesd`.
+    """
+
+    @reinit__is_reduced
+    def update(self, output: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
+        """Add a batch: prediction, truth, B-spline [B, 1, X, Y, Z] and scale [B, 3]."""
+        parts = [convert_to_tensor(part, track_meta=False).cpu() for part in output]
+        for pred, label, bspline, scale in zip(*parts, strict=True):
+            inside = label > 0.02 * label.max()
+            super().update((pred[inside][None], label[inside][None], bspline[inside][None], scale[None]))
+
+
+def gains_by_scale(scales: Sequence[Sequence[float]], metric: type[PointPSNR] = PointPSNR) -> dict[str, PointPSNR]:
     """``gain_db`` over all cases, and one ``gain_1x1x4_db`` for each scale."""
-    each = {f"gain_{scale_name(sorted(scale))}_db": PointPSNR(gain=True, scale=scale) for scale in scales}
-    return {"gain_db": PointPSNR(gain=True), **each}
+    each = {f"gain_{scale_name(sorted(scale))}_db": metric(gain=True, scale=scale) for scale in scales}
+    return {"gain_db": metric(gain=True), **each}

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import convert_to_tensor
 
-from custom_nets.geometry import as_triple
-from custom_nets.resampling import bspline_coefficients, degrade, sample_bspline
+from custom_nets.geometry import Grid, as_triple
+from custom_nets.resampling import apply_separable, bspline_coefficients, bspline_matrix, degrade, sample_bspline
 
-__all__ = ["FixedPointsd"]
+__all__ = ["FixedPointsd", "FixedThickSlicesd"]
 
 
 class FixedPointsd(MapTransform):
@@ -102,3 +103,71 @@ class FixedPointsd(MapTransform):
             raise ValueError("the middle of a validation volume is empty: hold out another one.")
         chosen = np.random.RandomState(self.seed).randint(len(candidates), size=self.num_points)
         return candidates[torch.as_tensor(chosen)]
+
+
+class FixedThickSlicesd(MapTransform):
+    """From a high-resolution volume [1, X, Y, Z] make a stack of thick slices, to be brought back as a whole volume.
+
+    The middle of the volume is cut out; its last axis becomes the thick one, the same way for every epoch and run.
+
+    Gives the stack [1, X', Y', m] under its key, with an affine (rows of 1 mm); ``label`` and ``bspline``
+    [1, X', Y', Z']: truth, and cubic B-spline of the slices, outer edges aligned (what has to be beaten); ``scale``
+    [3]: (1, 1, factor).
+
+    Args:
+        keys: one key, the volume, of about [0, 1].
+        crop_size: largest number of voxels per axis; None for the whole volume.
+        axis: of the volume, that the slices are stacked along.
+        scale: used for items without a ``scale`` of their own; the largest of three counts.
+        profile: slice profile of the degradation.
+
+    Raises:
+        ValueError: the volume is too small for the scale, or the crop is empty.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        crop_size: int | None = 96,
+        axis: int = 2,
+        scale: float | Sequence[float] = 4.0,
+        profile: str = "gaussian",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if axis not in (0, 1, 2):
+            raise ValueError(f"axis must be 0, 1 or 2, got {axis!r}.")
+        self.crop_size = crop_size
+        self.axis = axis
+        self.scale = scale
+        self.profile = profile
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        key = self.first_key(d)
+        volume = convert_to_tensor(d[key], dtype=torch.float32, track_meta=False).movedim(1 + self.axis, -1)
+        factor = float(np.max(as_triple(d.get("scale", self.scale), "scale")))
+        largest = self.crop_size or max(volume.shape)
+        x, y, z = (min(n, largest) for n in volume.shape[1:])
+        slices = int(z / factor)
+        if slices < 4:
+            raise ValueError(
+                f"the volume {tuple(data[key].shape[1:])} is too small to validate at scale {factor:g}: hold out a "
+                "larger one or change validation_scales."
+            )
+        shape = (x, y, round(slices * factor))
+        start = [(n - m) // 2 for n, m in zip(volume.shape[1:], shape, strict=True)]
+        box = (slice(None), *(slice(a, a + n) for a, n in zip(start, shape, strict=True)))
+        truth = volume[box].contiguous()
+        if not bool(truth.max() > 0):
+            raise ValueError("the middle of a validation volume is empty: hold out another one.")
+        fine = Grid(shape, np.eye(4))
+        coarse = fine.rescaled([1.0, 1.0, slices / shape[2]])
+        stack = degrade(truth, coarse.shape, self.profile)
+        factor = shape[2] / slices
+        positions = (np.arange(shape[2]) + 0.5) / factor - 0.5
+        d[key] = MetaTensor(stack, affine=torch.as_tensor(coarse.affine))
+        d["label"] = truth
+        d["bspline"] = apply_separable(stack, [None, None, bspline_matrix(slices, positions).float()])
+        d["scale"] = torch.tensor([1.0, 1.0, factor])
+        return d
