@@ -53,6 +53,15 @@ def build_network(arch: Mapping[str, Any]) -> nn.Module:
         raise ValueError(f"{name} cannot be built from the checkpoint's {kwargs}: {error}") from error
 
 
+def _build_empty(arch: Mapping[str, Any]) -> nn.Module:
+    """:func:`build_network` without drawing weights that are loaded afterwards: seconds for a large network."""
+    with torch.device("meta"):
+        network = build_network(arch)
+    if len(network.state_dict()) < len([*network.parameters(), *network.buffers()]):
+        return build_network(arch)  # it has buffers that no file holds
+    return network.to_empty(device="cpu")
+
+
 def save_checkpoint(path: str | os.PathLike, network: nn.Module, arch: Mapping[str, Any]) -> None:
     """Write a bundle checkpoint (beside, then renamed: a reader never sees half of one).
 
@@ -127,7 +136,7 @@ def load_network(path: str | os.PathLike, map_location: str | torch.device = "cp
             f"{path} is not a bundle checkpoint (it needs 'model' and 'arch', found: {found}). Authors' weights are "
             f"converted by: python -m custom_nets.checkpoints METHOD {path} model.pt"
         )
-    network = build_network(content["arch"])
+    network = _build_empty(content["arch"])
     _load_strictly(network, content["model"], str(path))
     if callable(check := getattr(network, "check_weights", None)):
         try:
@@ -353,7 +362,7 @@ def _published(
     arch = _PUBLISHED[method](state)
     if "num_centroids" in arch:
         arch["centroid_rule"] = centroid_rule or "farthest"
-    network = build_network(arch)
+    network = _build_empty(arch)
     _load_strictly(network, state, origin)
     return network.eval(), arch
 

@@ -27,6 +27,7 @@ __all__ = [
     "published_zoom_matrix",
     "sample_bspline",
     "sample_trilinear",
+    "sampled_profile_matrix",
     "slice_profile_matrix",
 ]
 
@@ -229,6 +230,33 @@ def slice_profile_matrix(
     weights = ((distance + 0.5).clamp(max=width / 2) - (distance - 0.5).clamp(min=-width / 2)).clamp(min=0)
     weights = weights / weights.sum(1, keepdim=True)
     return torch.zeros(len(centres), n, dtype=torch.float64).scatter_add_(1, _mirror(taps, n), weights)
+
+
+def sampled_profile_matrix(n: int, scale: float, profile: str = "gaussian", thickness: float = 1.0) -> torch.Tensor:
+    """[floor(n / scale), n] float64: thick slices of fine ones that count as samples, the first edge to edge.
+
+    The plain operator that published numbers can be compared on: the Gaussian's full width at half maximum is the
+    thickness itself (cut at 4 standard deviations), and where a slice reaches over the edge, what is inside counts.
+    :func:`slice_profile_matrix` knows that a fine slice is an average already.
+
+    Args:
+        n: fine slices.
+        scale: distance between thick slices in fine ones.
+        profile: "gaussian" or "box".
+        thickness: slice thickness / slice spacing.
+    """
+    if profile not in PROFILES:
+        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got '{profile}'.")
+    centres = (scale - 1) / 2 + torch.arange(int(n // scale), dtype=torch.float64) * scale
+    distance = torch.arange(n, dtype=torch.float64) - centres[:, None]
+    width = scale * thickness
+    if profile == "gaussian":
+        sigma = width / _FWHM
+        weights = torch.exp(-0.5 * (distance / sigma) ** 2) * (distance.abs() <= 4 * sigma)
+    else:
+        weights = (distance + 0.5).clamp(max=width / 2) - (distance - 0.5).clamp(min=-width / 2)
+        weights = weights.clamp(min=0)
+    return weights / weights.sum(1, keepdim=True)
 
 
 def degrade(

@@ -4,13 +4,16 @@ The complete set lies beside the repository (``../shared/golden``) where it is a
 ``tests/golden_data`` so that parity is checked anywhere. Both have the same file and array names; the compact one
 lacks files and arrays. ``python -m tests.golden`` makes the compact part from the complete set.
 
-ArSSR's volumes and coordinates are in the array order of the published code, (z, y, x).
+ArSSR's volumes and coordinates are in the array order of the published code, (z, y, x). TransMRSR has many networks,
+each with a manifest of its own; those of its tests have a tag before their keys.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 import zlib
+from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,7 +23,11 @@ ROOT = Path(__file__).resolve().parents[1]
 COMPLETE = ROOT.parent / "shared" / "golden"
 COMPACT = ROOT / "tests" / "golden_data"
 
-# left out of the compact part: arrays by file, or (None) the whole file
+_DEGRADED_ONLY_COMPLETE = [
+    f"ax{axis}_{profile}" for axis in ("0_s4", "1_s4", "2_s2") for profile in ("gaussian", "box")
+]
+
+# left out of the compact part: arrays by file (names or patterns), or (None) the whole file
 _LEFT_OUT = {
     "arssr": {
         "encoder_RDN_inner": None,
@@ -48,6 +55,14 @@ _LEFT_OUT = {
         "cli_B": ("tta",),
         "forward_C": None,
     },
+    "transmrsr": {
+        "degrade_proposed": tuple(f"{part}_{kind}" for part in ("lr", "up") for kind in _DEGRADED_ONLY_COMPLETE),
+        "metrics": (*("1/gt_u8", "1/lr_u8", "1/pred_norm", "1/psnr", "1/ssim", "1/rmse"),),
+        "sr_full_256": ("hr_u8", "y_notrunc", "rec255_sub", "gt255_sub", "mid/*", "midshape/*", "midstat/*"),
+        "sr_small": ("s16_b2_half1/mid/*", "s64_b1_half1/y_notrunc", "s64_b1_half1/y_trunc_nearest"),
+        "stage1": ("aug/*", "g256/*", "d256_sn/*"),
+        "submodules": ("swin_noshift/*", "styleswin_block8/*", "layer_cwss_*"),
+    },
 }
 
 
@@ -66,6 +81,10 @@ class Golden:
         """Model -> ordered rows [key, shape, dtype, kind] of its state dict; one model has the method's name."""
         content = json.loads((self.folder / "manifest.json").read_text())
         return content if isinstance(content, dict) else {self.folder.name: content}
+
+    def rows(self, model: str) -> list[list]:
+        """The rows [key, shape, dtype, kind] of ``manifest_{model}.json``, or ``manifest.json`` for ""."""
+        return json.loads((self.folder / f"manifest{model and '_' + model}.json").read_text())
 
     def names(self, pattern: str = "*") -> list[str]:
         return sorted(path.stem for path in self.folder.glob(f"{pattern}.npz"))
@@ -136,6 +155,53 @@ def most_dsa_weight(key: str, shape: list[int], kind: str) -> np.ndarray:
     return np.float32(offset) + np.float32(scale) * x
 
 
+def transmrsr_weight(key: str, shape: list[int], kind: str) -> np.ndarray:
+    """Of the order of one where the layer scales its weight itself, else scaled by the inputs."""
+    x = _normal(key, shape)
+    fan_in = np.prod(shape[1:]) if len(shape) > 1 else 1.0
+    if kind == "norm_weight":
+        return 1 + np.float32(0.1) * x
+    if kind == "alpha":
+        return np.float32(0.5) + np.float32(0.1) * x
+    if kind == "eq_weight_lr":
+        return x / np.float32(0.01)
+    if kind == "sn_u":
+        return x / np.float32(np.linalg.norm(x.astype(np.float64)))
+    return x * np.float32(
+        {
+            "weight": 0.7 / np.sqrt(fan_in),
+            "vgg_weight": np.sqrt(2 / fan_in),
+            "sn_weight": 1 / np.sqrt(fan_in),
+            "bias": 0.1,
+            "eq_bias_lr": 0.1 / 0.01,
+            "table": 0.5,
+            "eq_weight": 1,
+            "const_input": 1,
+        }[kind]
+    )
+
+
+def transmrsr_weights(rows: list[list], tag: str = "") -> dict[str, np.ndarray]:
+    """A state dict without buffers that are known and weights that are not used.
+
+    Args:
+        rows: [key, shape, dtype, kind].
+        tag: put before the keys where numbers are drawn.
+    """
+    out, last = {}, []
+    for key, shape, _, kind in rows:
+        if kind == "sn_v":
+            last.append((key, shape))
+        elif kind not in ("const", "unused"):
+            out[key] = transmrsr_weight(tag + key, shape, kind)
+    for key, shape in last:  # what the power iteration would have found
+        base = key.removesuffix("weight_v")
+        weight, u = (out[base + name].astype(np.float64) for name in ("weight_orig", "weight_u"))
+        v = weight.reshape(len(weight), -1).T @ u
+        out[key] = (v / np.linalg.norm(v)).astype(np.float32).reshape(shape)
+    return out
+
+
 _WEIGHTS = {"arssr": arssr_weight, "most_dsa": most_dsa_weight}
 
 
@@ -143,18 +209,18 @@ def make_compact(method: str) -> int:
     """Write the compact part; returns its size in bytes."""
     source, folder = Golden(COMPLETE / method), COMPACT / method
     folder.mkdir(parents=True, exist_ok=True)
-    manifest = json.loads((source.folder / "manifest.json").read_text())
-    rows = json.dumps(manifest, separators=(",", ":")).replace("]],", "]],\n")
-    (folder / "manifest.json").write_text(rows + "\n")
+    for path in source.folder.glob("manifest*.json"):
+        rows = json.dumps(json.loads(path.read_text()), separators=(",", ":")).replace("]],", "]],\n")
+        (folder / path.name).write_text(rows + "\n")
     for name in source.names():
         left_out = _LEFT_OUT[method].get(name, ())
         if left_out is None:
             continue
-        arrays = {key: value for key, value in source.load(name).items() if key not in left_out}
+        arrays = {k: v for k, v in source.load(name).items() if not any(fnmatch(k, part) for part in left_out)}
         np.savez_compressed(folder / f"{name}.npz", **arrays)  # type: ignore[arg-type]
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
 if __name__ == "__main__":
-    for method in _LEFT_OUT:
+    for method in sys.argv[1:] or _LEFT_OUT:
         print(f"{method}: {make_compact(method):,} bytes in {COMPACT / method}")
