@@ -165,7 +165,7 @@ class FixedThickSlicesd(MapTransform):
         coarse = fine.rescaled([1.0, 1.0, slices / shape[2]])
         stack = degrade(truth, coarse.shape, self.profile)
         factor = shape[2] / slices
-        positions = (np.arange(shape[2]) + 0.5) / factor - 0.5
+        positions = (torch.arange(shape[2], dtype=torch.float64) + 0.5) / factor - 0.5
         d[key] = MetaTensor(stack, affine=torch.as_tensor(coarse.affine))
         d["label"] = truth
         d["bspline"] = apply_separable(stack, [None, None, bspline_matrix(slices, positions).float()])
