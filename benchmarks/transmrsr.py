@@ -241,15 +241,15 @@ def filled(network: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for key, value in network.named_parameters():
-            noise = torch.randn(value.shape, generator=generator)
+            plain = not any(part in key for part in ("condition", "final_layers", "style", "input"))
             if key.endswith("bias_table"):
-                value.copy_(0.5 * noise)
-            elif value.ndim > 1 and "condition" not in key and "final_layers" not in key and "style" not in key:
-                value.copy_(0.7 * noise / math.sqrt(value[0].numel()) if "input" not in key else noise)
+                value.normal_(0, 0.5, generator=generator)
+            elif value.ndim > 1 and plain:
+                value.normal_(0, 0.7 / math.sqrt(value[0].numel()), generator=generator)
             elif key.endswith("alpha"):
                 value.fill_(0.5)
             elif key.endswith("bias"):
-                value.copy_(0.1 * noise)
+                value.normal_(0, 0.1, generator=generator)
     return network.eval()
 
 

@@ -481,8 +481,14 @@ def test_degradation(golden: Golden):
         matrices: list[torch.Tensor | None] = [down if i == place else None for i in range(3)]
         coarse = apply_separable(volume, matrices)
         assert error(coarse, data[f"lr_{name}"]) < IMAGE, name
-        # the published edge: the prefilter continues the samples in another way than the interpolation
-        places = (torch.arange(n, dtype=torch.float64) - (scale - 1) / 2) / scale
-        prefilter = torch.as_tensor(ndimage.spline_filter1d(np.eye(len(down)), 3, axis=0, mode="nearest"))
-        matrices[place] = bspline_matrix(len(down), places.clamp(0, len(down) - 1), prefilter=False) @ prefilter
+        # beyond the outer centres SciPy repeats the last coefficient, where we mirror them: give it two more; and along
+        # the other axes the stored volumes are smoothed, as samples were taken for coefficients
+        for i, m in enumerate(coarse.shape):
+            places = torch.arange(m, dtype=torch.float64)
+            rows = torch.eye(m, dtype=torch.float64)
+            if i == place:
+                places = (torch.arange(n, dtype=torch.float64) - (scale - 1) / 2) / scale
+                rows = torch.as_tensor(ndimage.spline_filter1d(rows.numpy(), 3, axis=0, mode="nearest"))
+            repeated = rows[torch.arange(-2, m + 2).clamp(0, m - 1)]
+            matrices[i] = bspline_matrix(m + 4, places + 2, prefilter=False) @ repeated
         assert error(apply_separable(coarse, matrices), data[f"up_{name}"]) < IMAGE, name

@@ -296,9 +296,12 @@ class AdaIN(nn.Module):
     def forward(self, x: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
         gamma, beta = self.style(style).float()[:, None, None].chunk(2, -1)
         x = x.float()
-        var, mean = torch.var_mean(x, (1, 2), correction=0, keepdim=True)
-        gain = gamma * torch.rsqrt(var + 1e-5)
-        return torch.addcmul(beta, x - mean, gain)
+        mean = x.mean((1, 2), keepdim=True)
+        # in parts that stay in the cache: many times faster than torch.var_mean along these axes
+        parts = x.flatten(1, 2).split(_at_once(x) or x.shape[1] * x.shape[2], 1)
+        squares = torch.stack([(part - mean[:, 0]).square().sum(1) for part in parts]).sum(0)
+        gain = gamma * torch.rsqrt(squares[:, None, None] / (x.shape[1] * x.shape[2]) + 1e-5)
+        return torch.addcmul(beta - mean * gain, x, gain)
 
 
 class StyleSwinBlock(nn.Module):
@@ -348,13 +351,17 @@ class StyleSwinBlock(nn.Module):
 
     def forward(self, x: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
         """tokens [B, H, W, C], style [B, S] -> [B, H, W, C]."""
-        x = x + self.proj(self._attention(self.norm1(x, style)))
-        y = self.norm2(x, style)
+        x = self._add(x.clone() if _at_once(x) else x, self._attention(self.norm1(x, style)), self.proj)
+        return self._add(x, self.norm2(x, style), self.mlp)
+
+    @staticmethod
+    def _add(x: torch.Tensor, y: torch.Tensor, layer: nn.Module) -> torch.Tensor:
+        """x + layer(y), part by part into ``x`` where no gradient is wanted."""
         at_once = _at_once(x)
         if at_once is None:
-            return x + self.mlp(y)
+            return x + layer(y)
         for part, rows in zip(x.flatten(0, 2).split(at_once), y.flatten(0, 2).split(at_once), strict=True):
-            part += self.mlp(rows)
+            part += layer(rows)
         return x
 
 
