@@ -351,7 +351,9 @@ class StyleSwinBlock(nn.Module):
 
     def forward(self, x: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
         """tokens [B, H, W, C], style [B, S] -> [B, H, W, C]."""
-        x = self._add(x.clone() if _at_once(x) else x, self._attention(self.norm1(x, style)), self.proj)
+        # a copy that is added to, in the memory order of tokens: parts of it must be views
+        x = x.clone(memory_format=torch.contiguous_format) if _at_once(x) else x.contiguous()
+        x = self._add(x, self._attention(self.norm1(x, style)), self.proj)
         return self._add(x, self.norm2(x, style), self.mlp)
 
     @staticmethod
