@@ -60,6 +60,7 @@ class PublishedPlanes(nn.Module):
     def __init__(self, network: TransMRSR) -> None:
         super().__init__()
         self.network = network
+        self.largest = network.size
 
     def forward(self, image: torch.Tensor, scale: Any = None, position: Any = None) -> torch.Tensor:
         size = self.network.size

@@ -208,13 +208,15 @@ class ThickSliceInferer(Inferer):
         Args:
             inputs: MetaTensor [B, C, X, Y, Z], intensities of about [0, 1], background at the lower end.
             network: :class:`custom_nets.networks.AnySizeTransMRSR` or another with its ``slices``, ``divisor`` and
-                ``forward``.
+                ``forward`` (and ``largest``, the largest side of a plane, where there is one); or the published
+                :class:`custom_nets.networks.TransMRSR`, which is told neither factor nor places.
             like: the output grid of this call, instead of the one that the options name.
 
         Returns:
             MetaTensor [B, C, X', Y', Z'] with the affine of the output grid ([B, 2C, ...] with ``uncertainty``: C
             results, then C standard deviations). ``meta["inference"]`` tells as JSON what was done.
         """
+        network = _any_size(network)
         items = []
         for item in inputs:
             source = Grid.of(item)
@@ -339,6 +341,17 @@ def _axes_along(source: Grid, target: Grid) -> tuple[list[int], list[bool]]:
 
 def _turn(volume: torch.Tensor, order: Sequence[int], flips: Sequence[bool]) -> torch.Tensor:
     return volume.permute(*order).flip([a for a in range(3) if flips[a]])
+
+
+def _any_size(network: Any) -> Any:
+    """The network itself, or the published one behind the same ``forward``."""
+    from custom_nets.networks import TransMRSR
+
+    if not isinstance(network, TransMRSR):
+        return network
+    from custom_nets.engines.published_planes import PublishedPlanes
+
+    return PublishedPlanes(network)
 
 
 def _device_of(network: Any) -> torch.device:
@@ -518,6 +531,9 @@ class _Run:
         left = self.budget
         smallest = max(_SMALLEST_TILE, 2 * self.divisor)
         self.tile = options.tile
+        largest = getattr(self.network, "largest", None)
+        if largest is not None and max(height, width) > min(largest, self.tile or largest):
+            self.tile = min(largest, self.tile or largest)
         if self.tile is not None and self.tile < smallest:
             raise ValueError(f"tile must be at least {smallest} for this network, got {self.tile}.")
         if left < _PIXEL_BYTES * height * width and self.tile is None:

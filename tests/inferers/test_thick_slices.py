@@ -17,7 +17,7 @@ from custom_nets.data_consistency import TOLERANCE
 from custom_nets.geometry import Grid
 from custom_nets.inferers import ThickSliceInferer, find_thick_axis
 from custom_nets.inferers.thick_slices import _tiles
-from custom_nets.networks import AnySizeTransMRSR
+from custom_nets.networks import AnySizeTransMRSR, TransMRSR
 from custom_nets.resampling import slice_profile_matrix
 from tests.conftest import blobs, random_affine, world_points
 
@@ -433,3 +433,12 @@ def test_a_smooth_field_is_kept_through_a_real_network(blob_volume):
     grid = Grid.of(out[0])
     wanted = blobs(world_points(grid.shape, grid.affine)) / 1000
     assert np.abs(plain(out)[0, 0].numpy() - wanted)[:, :, 3:-3].max() < 0.03
+
+
+def test_the_published_network_takes_planes_of_its_size_in_tiles():
+    torch.manual_seed(0)
+    network = TransMRSR(size=64).eval()
+    stack = scan(8.0, (70, 4, 5), None)
+    out = plain(ThickSliceInferer(data_consistency=False)(stack, network))
+    assert out.shape == (1, 1, 70, 4, 40) and torch.isfinite(out).all()
+    assert (out - plain(ThickSliceInferer(data_consistency=False)(stack, Identity()))).abs().max() > 1e-4
