@@ -1,4 +1,4 @@
-"""The demo of angiography: what it writes, and that its commands are ones that the configs take."""
+"""The demo: what it writes of angiography, and that its commands are ones that the configs take."""
 
 from __future__ import annotations
 
@@ -35,8 +35,10 @@ def test_every_second_frame_is_dropped(commands, tmp_path):
     assert all(str(tmp_path) in line for line in lines)
 
 
-def test_commands_are_what_the_configs_take(commands, tmp_path):
-    demo.most_dsa(tmp_path)
+@pytest.mark.parametrize("name", ["most_dsa", "transmrsr"])
+def test_commands_are_what_the_configs_take(commands, monkeypatch, tmp_path, name):
+    monkeypatch.setattr(demo, "_inputs", lambda folder, settings: folder / "mni152.nii.gz")
+    demo.DEMOS[name](tmp_path)
     assert len(commands) == 2
     for words in commands:
         assert words[:3] == ("-m", "monai.bundle", "run")
