@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from custom_nets.apps.lesions import plant, planted
 from custom_nets.apps.measures import thick_axis_of
 from custom_nets.apps.scores import OURS
 from custom_nets.geometry import Grid, nearest_axes
@@ -126,12 +127,9 @@ def draw_item(path: Path, item: Mapping[str, Any]) -> None:
         numbers += [f"Dice {score[name, 'dice_mean']:.3f}"] if (name, "dice_mean") in score else []
         captions[name] = "\n".join([CAPTIONS.get(name, name), ", ".join(numbers)]).strip()
     focus = None
-    if item.get("lesions"):
-        from custom_nets.apps.lesions import plant
-
-        known = item["lesions"]
-        size = Grid.of(item["label"]).spacing_mm
-        focus = np.abs(plant(np.zeros(known["white"].shape), known["lesions"], size, 1.0)) > 0.5
+    if (known := planted(item)) is not None:
+        lesions, white, _ = known
+        focus = np.abs(plant(np.zeros(white.shape), lesions, Grid.of(item["label"]).spacing_mm, 1.0)) > 0.5
     record = item["record"]
     thickness = " x ".join(f"{s:.3g}" for s in record["input_spacing_mm"])
     thick_comparison_figure(

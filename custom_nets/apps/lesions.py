@@ -14,9 +14,10 @@ An untouched truth has 100 % of both.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from custom_nets.geometry import Grid
 from custom_nets.metrics import image_quality as iq
 from custom_nets.metrics.tissues import LARGEST_BRAIN_ML, TISSUES, segment_tissues
 
-__all__ = ["KINDS", "Lesion", "PlantLesionsd", "lesion_kept", "place_lesions", "plant"]
+__all__ = ["KINDS", "Lesion", "PlantLesionsd", "lesion_kept", "place_lesions", "plant", "planted"]
 
 logger = logging.getLogger(__name__)
 
@@ -206,11 +207,23 @@ def lesion_kept(
     return rows
 
 
+def planted(item: Mapping[Any, Any]) -> tuple[list[Lesion], NDArray[np.bool_], float] | None:
+    """What :class:`PlantLesionsd` put into an item: lesions, white matter, amplitude; None if nothing."""
+    if "lesions" not in item:
+        return None
+    known = json.loads(item["lesions"])
+    lesions = [
+        Lesion(**{**one, "centre": tuple(one["centre"]), "radii_mm": tuple(one["radii_mm"])})
+        for one in known["lesions"]
+    ]
+    return lesions, np.asarray(item["lesion_white"].cpu())[0] > 0, known["amplitude"]
+
+
 class PlantLesionsd(Transform):
     """Put lesions into the truth "label", before anything is made of it.
 
-    The white matter is that of ``segment_tissues``; adds "lesions" (places, amplitude, white matter) for the measure
-    "lesions" of ``ScoreMethodsd``. Real pairs are refused: their input does not know the lesions.
+    The white matter is that of ``segment_tissues``; adds "lesions" and "lesion_white" (see :func:`planted`) for the
+    measure "lesions" of ``ScoreMethodsd``. Real pairs are refused: their input does not know the lesions.
 
     Args:
         diameters_mm, count, seed: see :func:`place_lesions`.
@@ -262,6 +275,9 @@ class PlantLesionsd(Transform):
             raise ValueError(f"case '{d['case']}': no place for a single lesion in the white matter.")
         amplitude = self.amplitude * float(np.median(truth[white]))
         planted = plant(truth, lesions, grid.spacing_mm, amplitude)
-        d["label"] = MetaTensor(torch.from_numpy(planted[None]), meta=d["label"].meta, affine=d["label"].affine)
-        d["lesions"] = {"lesions": lesions, "amplitude": amplitude, "white": white}
+        meta = {name: value for name, value in d["label"].meta.items() if name != "affine"}
+        d["label"] = MetaTensor(torch.from_numpy(planted[None]), affine=d["label"].affine, meta=meta)
+        # text and tensor: what MONAI's collation carries
+        d["lesions"] = json.dumps({"amplitude": amplitude, "lesions": [asdict(lesion) for lesion in lesions]})
+        d["lesion_white"] = torch.from_numpy(white[None])
         return d

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from custom_nets.apps.lesions import lesion_kept
-from custom_nets.geometry import Grid
+from custom_nets.apps.lesions import lesion_kept, planted
+from custom_nets.geometry import Grid, nearest_axes
 from custom_nets.metrics.flicker import brightness_jump, error_gradient
+from custom_nets.metrics.published_planes import mean_plane_scores, plane_scores
 from custom_nets.metrics.tissues import (
     LARGEST_BRAIN_ML,
     TISSUES,
@@ -24,6 +26,8 @@ from custom_nets.metrics.tissues import (
     tissue_dice,
     tissue_volumes_ml,
 )
+from custom_nets.transforms.intensity import unit_range
+from custom_nets.transforms.published import pad_or_crop, to_imagenet_units
 
 __all__ = ["MEASURES", "Case", "Measure", "Value", "thick_axis_of"]
 
@@ -116,7 +120,7 @@ def _tissues(case: Case) -> Callable[[str, NDArray], list[Value]] | None:
         labels = segment_tissues(volume, case.mask, case.contrast)
         case.tissue_maps[method] = labels
         ml = tissue_volumes_ml(labels, size)
-        case.rows.setdefault("volumes", []).extend(
+        case.rows.setdefault("volumes_ml", []).extend(
             {"method": method, "tissue": t, "ml": ml[t], "truth_ml": true_ml[t]} for t in TISSUES
         )
         values = [("brain", f"dice_{tissue}", dice) for tissue, dice in tissue_dice(labels, truth).items()]
@@ -152,16 +156,42 @@ def _flicker(case: Case) -> Callable[[str, NDArray], list[Value]]:
     return measure
 
 
+def _padded_slices(case: Case) -> Callable[[str, NDArray], list[Value]]:
+    """The TransMRSR code's scores of 8-bit planes, padded to 256 x 256, mean over the planes that show something.
+
+    Planes are sagittal, or axial where the thick axis runs from left to right; both volumes are rounded to 8 bits in
+    the window of the truth (its minimum to the 99.9th percentile).
+    """
+    order, _ = nearest_axes(case.grid.affine)
+    across = order[0] if thick_axis_of(case.source, case.grid) != order[0] else order[2]
+    low, high = unit_range(case.truth)
+    shown = np.flatnonzero((case.truth > low).any(tuple(a for a in range(3) if a != across)))
+
+    def planes(volume: NDArray) -> torch.Tensor:
+        levels = np.round(255 * np.clip((np.moveaxis(volume, across, 0)[shown] - low) / (high - low), 0, 1))
+        padded, _ = pad_or_crop(torch.from_numpy((levels / 255).astype(np.float32)))
+        return to_imagenet_units(padded[:, None].expand(-1, 3, -1, -1))
+
+    truth = planes(case.truth)
+
+    def measure(method: str, volume: NDArray) -> list[Value]:
+        pairs = zip(planes(volume), truth, strict=True)
+        means = mean_plane_scores([plane_scores(image, true) for image, true in pairs])
+        return [("whole", f"padded_{name}", value) for name, value in means.items()]
+
+    return measure
+
+
 def _lesions(case: Case) -> Callable[[str, NDArray], list[Value]]:
     """Contrast and volume kept of planted lesions, mean of each diameter in %; contrast also against B-spline's."""
-    known = case.item.get("lesions")
-    if not known:
+    known = planted(case.item)
+    if known is None:
         raise ValueError(f"case '{case.name}' has no planted lesions: put PlantLesionsd before MakeInputd.")
 
+    lesions, white, amplitude = known
+
     def kept(volume: NDArray) -> list[dict[str, Any]]:
-        return lesion_kept(
-            volume, case.truth, known["lesions"], known["white"], case.grid.spacing_mm, known["amplitude"]
-        )
+        return lesion_kept(volume, case.truth, lesions, white, case.grid.spacing_mm, amplitude)
 
     def means(rows: list[dict[str, Any]], column: str) -> dict[float, float]:
         diameters = sorted({row["diameter_mm"] for row in rows})
@@ -183,4 +213,4 @@ def _lesions(case: Case) -> Callable[[str, NDArray], list[Value]]:
     return measure
 
 
-MEASURES: dict[str, Measure] = {"tissues": _tissues, "flicker": _flicker, "lesions": _lesions}
+MEASURES: dict[str, Measure] = {"tissues": _tissues, "padded": _padded_slices, "flicker": _flicker, "lesions": _lesions}
