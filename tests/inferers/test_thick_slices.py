@@ -437,7 +437,7 @@ def test_a_smooth_field_is_kept_through_a_real_network(blob_volume):
 
 def test_the_published_network_takes_planes_of_its_size_in_tiles():
     torch.manual_seed(0)
-    network = TransMRSR(size=64).eval()
+    network = TransMRSR(64, channels=(16, 32, 32, 32, 16), style_dim=8).eval()
     stack = scan(8.0, (70, 4, 5), None)
     out = plain(ThickSliceInferer(data_consistency=False)(stack, network))
     assert out.shape == (1, 1, 70, 4, 40) and torch.isfinite(out).all()
