@@ -15,7 +15,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,37 +22,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.measuring import matmul_rate, timed
 from custom_nets.geometry import Grid
 from custom_nets.inferers import ImplicitVolumeInferer, PublishedProcedureInferer
 from custom_nets.networks import ArSSR, layers, winograd
 from custom_nets.utils.record import environment, peak_memory_gib, write_json
 
 WAYS = ("published", "encode_once", "ours", "ours_bfloat16")
-
-
-def _cpu_seconds() -> float:
-    times = os.times()
-    return times.user + times.system
-
-
-def _timed(function: Callable[[], Any], device: str) -> tuple[Any, float, float]:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    wall, cpu = time.perf_counter(), _cpu_seconds()
-    result = function()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return result, time.perf_counter() - wall, _cpu_seconds() - cpu
-
-
-def matmul_rate(device: str, dtype: torch.dtype = torch.float32, size: int = 1536) -> float:
-    """Best of several square matrix products, in GFLOP per second (CPU: per second of CPU time)."""
-    a = torch.rand(size, size, device=device, dtype=dtype)
-    rates = []
-    for _ in range(6):
-        _, wall, cpu = _timed(lambda: a @ a, device)
-        rates.append(2 * size**3 / (wall if device == "cuda" else max(cpu, 1e-2)) / 1e9)
-    return max(rates)
 
 
 def operations(network: ArSSR, lr_voxels: int, hr_voxels: int, encoder_passes: int) -> float:
@@ -99,7 +74,7 @@ def run_way(way: str, encoder: str, size: int, scale: float, threads: int, devic
         function()
     dtype = torch.bfloat16 if way.endswith("bfloat16") else torch.float32
     rate = matmul_rate(device, dtype)
-    runs = [_timed(function, device) for _ in range(1 if way == "published" else repeats)]
+    runs = [timed(function, device) for _ in range(1 if way == "published" else repeats)]
     rate = max(rate, matmul_rate(device, dtype))
     output, wall, cpu = min(runs, key=lambda run: run[2])
     np.save(os.environ["BENCHMARK_OUTPUT"], output.float().cpu().numpy())

@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.arssr import _timed, matmul_rate
+from benchmarks.measuring import matmul_rate, timed
 from custom_nets.checkpoints import load_network, load_published
 from custom_nets.networks import most_dsa
 from custom_nets.networks.most_dsa import MoStDSA
@@ -52,7 +52,7 @@ def conv_rate(device: str, dtype: torch.dtype = torch.float32, size: int = 128) 
     weight = torch.rand(128, 128, 3, 3, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
     rates = []
     for _ in range(6):
-        _, wall, cpu = _timed(lambda: F.conv2d(x, weight, padding=1), device)
+        _, wall, cpu = timed(lambda: F.conv2d(x, weight, padding=1), device)
         rates.append(2 * 9 * 128 * 128 * size * size / (wall if device == "cuda" else max(cpu, 1e-2)) / 1e9)
     return max(rates)
 
@@ -122,7 +122,7 @@ def run_way(way: str, count: int, size: int, threads: int, device: str, repeats:
     flop = counter.get_total_flops() * (size / counted) ** 2
     run()
     before = rates(device, dtype)
-    runs = [_timed(run, device) for _ in range(repeats)]
+    runs = [timed(run, device) for _ in range(repeats)]
     rate = np.maximum(before, rates(device, dtype))
     output, wall, cpu = min(runs, key=lambda r: r[2])
     np.save(os.environ["BENCHMARK_OUTPUT"], output.float().cpu().numpy())

@@ -33,9 +33,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.arssr import _timed, matmul_rate
+from benchmarks.measuring import matmul_rate, peak_memory_gib, timed
 from custom_nets.networks import TransMRSR
-from custom_nets.utils.record import environment, peak_memory_gib, write_json
 
 WAYS = ("published", "ours")
 
@@ -275,7 +274,7 @@ def run_way(way: str, size: int, threads: int, repeats: int) -> dict[str, Any]:
     run()
     peak = peak_memory_gib()
     before = matmul_rate("cpu")
-    runs = [_timed(run, "cpu") for _ in range(repeats)]
+    runs = [timed(run, "cpu") for _ in range(repeats)]
     rate = max(before, matmul_rate("cpu"))
     output, wall, cpu = min(runs, key=lambda r: r[2])
     np.save(os.environ["BENCHMARK_OUTPUT"], output.numpy())
@@ -340,6 +339,8 @@ def main() -> None:
         )
     if args.json:
         options = {k: v for k, v in vars(args).items() if k not in ("json", "way")}
+        from custom_nets.utils.record import environment, write_json
+
         write_json(args.json, {"options": options, "results": results, "environment": environment()})
 
 

@@ -328,7 +328,7 @@ class BrainPrior(nn.Module):
         self.mapping = nn.Sequential(
             *(layer for _ in range(mapping_layers) for layer in (nn.Linear(style_dim, style_dim), nn.LeakyReLU(0.2)))
         )
-        for layer in self.mapping[::2]:  # w must differ as much as z does: PyTorch's own start shrinks it layer by layer
+        for layer in self.mapping[::2]:  # PyTorch's own start would shrink z, layer by layer, to nothing
             nn.init.kaiming_normal_(layer.weight, a=0.2)
             nn.init.zeros_(layer.bias)
         self.synthesis = Synthesis(widths, style_dim, head_width, window, ratio)

@@ -219,6 +219,7 @@ def by_windows(
     window: int,
     shift: int,
     function: Callable[[torch.Tensor, bool, int], torch.Tensor],
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Apply ``function`` to the windows of a map, which is rolled by ``-shift`` on both axes before, and back after.
 
@@ -228,6 +229,7 @@ def by_windows(
         shift: of the windows.
         function: (windows [n, N, C], whether they are the last row's, how many at the end are the last column's) ->
             [n, N, C'].
+        out: [B, H, W, C'] to write to, where no gradient is wanted.
 
     Returns:
         [B, H, W, C'].
@@ -237,7 +239,6 @@ def by_windows(
     at_once = _at_once(x)
     step = rows if at_once is None else max(1, at_once // (b * width * window))
     stops = [*range(step, rows - 1 if shift else rows, step), *([rows - 1] if shift and rows > 1 else []), rows]
-    out: torch.Tensor | None = None
     strips, first = [], 0
     for stop in stops:
         k = stop - first
@@ -332,8 +333,11 @@ class StyleSwinBlock(nn.Module):
         weights = self.qkv.weight.view(3, 2, c // 2, c).unbind(1)
         biases = self.qkv.bias.view(3, 2, c // 2).unbind(1)
         shifts = (0, self.window // 2 if x.shape[1] > self.window or x.shape[2] > self.window else 0)
+        joined = torch.empty_like(x) if _at_once(x) else None
         halves = []
-        for shift, weight, bias, position in zip(shifts, weights, biases, self.attn, strict=True):
+        for number, (shift, weight, bias, position) in enumerate(
+            zip(shifts, weights, biases, self.attn, strict=True)
+        ):
             weight, bias, position = weight.reshape(-1, c), bias.reshape(-1), position()
 
             def half(
@@ -346,8 +350,9 @@ class StyleSwinBlock(nn.Module):
                 qkv = F.linear(windows, parts[0], parts[1])
                 return attend(qkv, parts[2], self.scale, shift, last_row, last_column)
 
-            halves.append(by_windows(x, self.window, shift, half))
-        return torch.cat(halves, -1)
+            out = None if joined is None else joined.chunk(2, -1)[number]
+            halves.append(by_windows(x, self.window, shift, half, out))
+        return torch.cat(halves, -1) if joined is None else joined
 
     def forward(self, x: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
         """tokens [B, H, W, C], style [B, S] -> [B, H, W, C]."""
