@@ -306,7 +306,9 @@ def read_centroids(source: str | os.PathLike | Any) -> torch.Tensor:
         try:
             rows = [np.load(file, allow_pickle=False) for file in files]
             array = np.concatenate([row.reshape(-1, row.shape[-1]) for row in rows])
-        except (ValueError, IndexError) as error:
+        except OSError:
+            raise
+        except Exception as error:  # a file that is something else, or is damaged, fails in any way
             raise ValueError(f"{path} does not hold centroids of one length: {error}") from error
     else:
         array = source.detach().cpu().numpy() if isinstance(source, torch.Tensor) else np.asarray(source)
@@ -362,6 +364,8 @@ def _published(
     arch = _PUBLISHED[method](state)
     if "num_centroids" in arch:
         arch["centroid_rule"] = centroid_rule or "farthest"
+    elif centroid_rule is not None:
+        raise ValueError("centroid_rule needs centroids: without them styles are not drawn anywhere.")
     network = _build_empty(arch)
     _load_strictly(network, state, origin)
     return network.eval(), arch
