@@ -190,7 +190,7 @@ _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 def pad_or_crop(image: torch.Tensor, size: int = 256) -> tuple[torch.Tensor, tuple[int, int]]:
     """The published way to one size: zeros around a smaller image, the middle of a larger one.
 
-    An axis of ``size - 1`` samples stays so where nothing else is padded or cut (half a pixel cannot be padded).
+    An axis of ``size - 1`` samples stays so: half a pixel cannot be padded on each side.
 
     Args:
         image: [..., H, W].
