@@ -24,7 +24,7 @@ def test_python_example_runs(tmp_path, monkeypatch, head, save_nifti):
 
 @pytest.mark.parametrize(
     "option",
-    sorted(set(re.findall(r"--([a-z_]+)\b(?!-)", README)) - {"standalone", "nproc_per_node", "backend", "json"}),
+    sorted(set(re.findall(r"--([a-z_]+)\b(?!-)", README)) - {"standalone", "nproc_per_node", "backend", "json", "centroids"}),
 )
 def test_options_exist(option):
     known = {"config_file", "tracking"}
