@@ -28,7 +28,7 @@ from custom_nets.networks.style_swin import StyleSwinDiscriminator, StyleSwinGen
 from custom_nets.networks.transmrsr import TransMRSR
 from custom_nets.networks.vgg19 import load_vgg19_layers
 from custom_nets.resampling import apply_separable, bspline_matrix, sampled_profile_matrix
-from custom_nets.transforms.published import RandPublishedFlipsd, pad_or_crop, to_imagenet_units
+from custom_nets.transforms.published import PublishedPlaned, RandPublishedFlipsd, pad_or_crop, to_imagenet_units
 from tests.golden import Golden, _normal, golden_sets, name_of, transmrsr_weights
 
 pytestmark = [
@@ -462,6 +462,8 @@ def test_planes(golden: Golden):
         assert [left, top, out.shape[1], out.shape[0]] == data[f"{name}_bbox_x_y_w_h"].tolist()
         assert out.sum(1).tolist() == data[f"{name}_rowsum"].tolist()
         assert out.sum(0).tolist() == data[f"{name}_colsum"].tolist()
+    grey = torch.as_tensor(data["flip_in"][None, ..., 0]).float() / 255
+    assert error(PublishedPlaned("image", 16)({"image": grey})["image"], data["normalized"]) < IMAGE
 
 
 def test_flips(golden: Golden):
