@@ -335,9 +335,7 @@ class StyleSwinBlock(nn.Module):
         shifts = (0, self.window // 2 if x.shape[1] > self.window or x.shape[2] > self.window else 0)
         joined = torch.empty_like(x) if _at_once(x) else None
         halves = []
-        for number, (shift, weight, bias, position) in enumerate(
-            zip(shifts, weights, biases, self.attn, strict=True)
-        ):
+        for number, (shift, weight, bias, position) in enumerate(zip(shifts, weights, biases, self.attn, strict=True)):
             weight, bias, position = weight.reshape(-1, c), bias.reshape(-1), position()
 
             def half(

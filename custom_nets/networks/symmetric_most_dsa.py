@@ -36,9 +36,7 @@ def conv(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int 
     )
 
 
-def head(
-    in_channels: int, out_channels: int, kernel_size: int = 3, std: float = 0.0, bias: bool = True
-) -> nn.Conv2d:
+def head(in_channels: int, out_channels: int, kernel_size: int = 3, std: float = 0.0, bias: bool = True) -> nn.Conv2d:
     """Convolution that starts at (or near) zero."""
     layer = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
     if std:
