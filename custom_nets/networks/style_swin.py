@@ -29,7 +29,7 @@ import torch.nn.functional as F
 __all__ = ["StyleSwinDiscriminator", "StyleSwinGenerator", "channels_at"]
 
 # tokens that are worked on together without gradients on a CPU; it does not change the result
-TOKENS_AT_ONCE = 2048
+TOKENS_AT_ONCE = 4096
 
 
 def channels_at(resolution: int, multiplier: int = 1) -> int:
