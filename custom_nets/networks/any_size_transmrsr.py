@@ -328,9 +328,10 @@ class BrainPrior(nn.Module):
         self.mapping = nn.Sequential(
             *(layer for _ in range(mapping_layers) for layer in (nn.Linear(style_dim, style_dim), nn.LeakyReLU(0.2)))
         )
-        for layer in self.mapping[::2]:  # PyTorch's own start would shrink z, layer by layer, to nothing
-            nn.init.kaiming_normal_(layer.weight, a=0.2)
-            nn.init.zeros_(layer.bias)
+        for layer in self.mapping:
+            if isinstance(layer, nn.Linear):  # PyTorch's own start would shrink z, layer by layer, to nothing
+                nn.init.kaiming_normal_(layer.weight, a=0.2)
+                nn.init.zeros_(layer.bias)
         self.synthesis = Synthesis(widths, style_dim, head_width, window, ratio)
         self.to_grey = nn.ModuleList(nn.Linear(width, 4) for width in list(widths)[::-1])
         self.register_buffer("centroids", torch.full((num_centroids, style_dim), torch.nan))  # not fitted yet
