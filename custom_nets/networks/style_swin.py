@@ -354,20 +354,19 @@ class StyleSwinBlock(nn.Module):
 
     def forward(self, x: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
         """tokens [B, H, W, C], style [B, S] -> [B, H, W, C]."""
-        # a copy that is added to, in the memory order of tokens: parts of it must be views
-        x = x.clone(memory_format=torch.contiguous_format) if _at_once(x) else x.contiguous()
+        x = x.contiguous()
         x = self._add(x, self._attention(self.norm1(x, style)), self.proj)
         return self._add(x, self.norm2(x, style), self.mlp)
 
     @staticmethod
     def _add(x: torch.Tensor, y: torch.Tensor, layer: nn.Module) -> torch.Tensor:
-        """x + layer(y), part by part into ``x`` where no gradient is wanted."""
+        """x + layer(y), part by part into ``y`` (of this block alone) where no gradient is wanted."""
         at_once = _at_once(x)
         if at_once is None:
             return x + layer(y)
-        for part, rows in zip(x.flatten(0, 2).split(at_once), y.flatten(0, 2).split(at_once), strict=True):
-            part += layer(rows)
-        return x
+        for part, rows in zip(x.flatten(0, 2).split(at_once), y.view(-1, y.shape[-1]).split(at_once), strict=True):
+            rows.copy_(part + layer(rows))
+        return y
 
 
 def position_code(count: int, channels: int, device: torch.device) -> torch.Tensor:
@@ -394,8 +393,13 @@ class Upsampler(nn.Module):
         self.alpha = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        large = F.interpolate(as_map(x), scale_factor=2.0, mode="bilinear", align_corners=False)
-        x = self.reduction(self.norm(as_tokens(large)))
+        large = as_tokens(F.interpolate(as_map(x), scale_factor=2.0, mode="bilinear", align_corners=False))
+        at_once = _at_once(x)
+        if at_once is None:
+            x = self.reduction(self.norm(large))
+        else:
+            parts = [self.reduction(self.norm(part)) for part in large.flatten(0, 2).split(at_once)]
+            x = torch.cat(parts).view(*large.shape[:-1], -1)
         half = x.shape[-1] // 2
         column = position_code(x.shape[2], half, x.device)[None].expand(x.shape[1], -1, -1)
         row = position_code(x.shape[1], half, x.device)[:, None].expand(-1, x.shape[2], -1)
