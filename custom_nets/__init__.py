@@ -29,12 +29,17 @@ def bundle_root(name: str) -> str:
     """Where the bundle ``name`` lies, for the default ``bundle_root`` of its configs.
 
     Returns:
-        "." when the current directory is that bundle (also for a packed bundle that carries this package), otherwise
-        the ``bundles/<name>`` folder of the checkout that this package was installed from.
+        The bundle that the running config file is part of: a copy of a bundle uses its own weights. Otherwise "." when
+        the current directory is that bundle (also for a packed bundle that carries this package), otherwise the
+        ``bundles/<name>`` folder of the checkout that this package was installed from.
 
     Raises:
         FileNotFoundError: neither is there.
     """
+    from custom_nets.utils.workflow import running_bundle
+
+    if (running := running_bundle(name)) is not None:
+        return str(running)
     here = Path.cwd()
     if (here / "configs" / "metadata.json").is_file() and here.name == name:
         return "."

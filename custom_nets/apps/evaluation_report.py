@@ -21,7 +21,16 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
-from custom_nets.apps.scores import LOWER_IS_BETTER, OURS, Row, csv_text, paired_differences, spread, summarise
+from custom_nets.apps.scores import (
+    LOWER_IS_BETTER,
+    OURS,
+    Row,
+    csv_text,
+    named_means,
+    paired_differences,
+    spread,
+    summarise,
+)
 from custom_nets.utils.record import environment, file_record, write_json, write_text
 
 __all__ = ["EvaluationReport", "markdown_table", "paired_differences", "summarise"]
@@ -135,8 +144,8 @@ def _lesion_metrics(rows: Sequence[Row], what: str) -> list[str]:
 class EvaluationReport:
     """Handler of the evaluator: collects what ``ScoreMethodsd`` measured and writes the report.
 
-    Put it before tracking handlers: at the end of the epoch it adds the summary to ``engine.state.metrics`` as
-    DEGRADATION/brain/psnr/METHOD and DEGRADATION/brain/psnr/gain_over_BASELINE (and the same for ssim, dice_mean).
+    Put it before tracking handlers: at the end of the epoch it adds the means of the summary to
+    ``engine.state.metrics`` as :func:`custom_nets.apps.scores.named_means` calls them.
 
     Args:
         output_dir: folder for the files.
@@ -200,10 +209,7 @@ class EvaluationReport:
         pairs = paired_differences(self.rows)
         summary = summarise(self.rows, pairs)
         table = markdown_table(self.rows, pairs, summary)
-        for row in summary:
-            if row["region"] == "brain" and row["metric"] in ("psnr", "ssim", "dice_mean") and row["mean"] is not None:
-                method = row["method"].replace(f"{OURS} - ", "gain_over_")
-                engine.state.metrics[f"{row['degradation']}/brain/{row['metric']}/{method}"] = row["mean"]
+        engine.state.metrics.update(named_means(summary))
         report = {
             "summary": summary,
             "paired": pairs,

@@ -27,7 +27,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 
 from custom_nets.apps.frame_evaluation import METHODS, LeaveOut
-from custom_nets.apps.scores import OURS, Row, csv_text, paired_differences, spread, summarise
+from custom_nets.apps.scores import OURS, Row, csv_text, named_means, paired_differences, spread, summarise
 from custom_nets.data.runs import bounding_box
 from custom_nets.utils.record import environment, file_record, write_json, write_text
 
@@ -162,8 +162,9 @@ def markdown_table(
 class FrameReport:
     """Handler of the evaluator: collects what was measured, draws pictures, and writes the report.
 
-    Put it before tracking handlers: at the end of the epoch it adds means over all frames to ``engine.state.metrics``
-    as N3/active/psnr/METHOD and N3/active/psnr/gain_over_METHOD (and of ssim, and of the full frame).
+    Put it before tracking handlers: at the end of the epoch it adds means over all frames (over runs, of what is
+    measured of a run as a whole) to ``engine.state.metrics``, called as
+    :func:`custom_nets.apps.scores.named_means` does: N3/active/psnr/METHOD, N3/active/psnr/gain_over_METHOD.
 
     Args:
         output_dir: folder for the files.
@@ -227,11 +228,8 @@ class FrameReport:
 
         rows, run_rows, records, failed = (gathered(part) for part in range(4))
         summary = summaries(rows, run_rows)
-        for row in summary["frames"]:
-            if row["region"] in ("full", "active") and row["mean"] is not None:
-                method = row["method"].replace(f"{OURS} - ", "gain_over_")
-                name = f"N{row['missing']}/{row['region']}/{row['metric']}/{method}"
-                engine.state.metrics[name] = row["mean"]
+        for kind in ("runs", "frames"):  # the mean over frames stands where there are both
+            engine.state.metrics.update(named_means(summary[kind], "missing", "N"))
         if idist.get_rank() == 0:
             self._write(engine, rows, run_rows, records, failed, summary)
         self.part.unlink(missing_ok=True)

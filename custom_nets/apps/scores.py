@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["OURS", "Row", "csv_text", "paired_differences", "spread", "summarise"]
+__all__ = ["OURS", "Row", "csv_text", "named_means", "paired_differences", "spread", "summarise"]
 
 Row = dict[str, Any]
 OURS = "ours"
@@ -98,6 +98,25 @@ def summarise(rows: Sequence[Row], pairs: Sequence[Row], by: str = "degradation"
             row["wins"] = sum(m["win"] for m in members)
         summary.append(row)
     return summary
+
+
+def named_means(summary: Iterable[Row], by: str = "degradation", prefix: str = "") -> dict[str, float]:
+    """The means of a summary under names for a tracking server: "iso2/brain/psnr/ours", ".../gain_over_bspline".
+
+    Of metrics where lower is better the paired mean is called "excess_over_...". What has no finite mean is left out.
+
+    Args:
+        summary: rows of :func:`summarise`.
+        by: the column that says what was measured.
+        prefix: put before what it says.
+    """
+    means = {}
+    for row in summary:
+        if row["mean"] is not None:
+            word = "excess_over_" if row["metric"] in LOWER_IS_BETTER else "gain_over_"
+            method = row["method"].replace(f"{OURS} - ", word)
+            means[f"{prefix}{row[by]}/{row['region']}/{row['metric']}/{method}"] = row["mean"]
+    return means
 
 
 def spread(row: Row | None, digits: int) -> str:

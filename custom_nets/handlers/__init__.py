@@ -8,7 +8,7 @@ from .epoch_seed import EpochSeed
 from .gap_picture import GapPicture
 from .inference_record import InferenceRecord
 from .loss_epoch import LossEpoch
-from .mlflow_run import MLflowRun
+from .mlflow_run import MLflowEvaluation, MLflowRun
 from .progress import TrainingProgress
 from .run_record import RunRecord
 from .sample_grid import SampleGrid
@@ -23,6 +23,7 @@ __all__ = [
     "GapPicture",
     "InferenceRecord",
     "LossEpoch",
+    "MLflowEvaluation",
     "MLflowRun",
     "RunRecord",
     "SampleGrid",

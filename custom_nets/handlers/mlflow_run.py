@@ -1,24 +1,31 @@
-"""A training as one MLflow run that says how to repeat it."""
+"""A training, or an evaluation, as one MLflow run that says how to repeat it."""
 
 from __future__ import annotations
 
 import functools
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import re
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine, Events
 from monai.handlers import MLFlowHandler
 
+from custom_nets.utils.bundle_folder import copy_bundle
 from custom_nets.utils.record import environment, file_record, git_revision
 
-__all__ = ["MLflowRun", "data_record"]
+__all__ = ["MLflowEvaluation", "MLflowRun", "data_record"]
 
 logger = logging.getLogger(__name__)
 
-_BATCH = 100  # parameters that MLflow takes in one call
+_BATCH = 100  # parameters that MLflow takes in one call; metrics may be more
+_DATA = ("image", "label", "mask")  # keys of an item that name files
 
 
 class MLflowRun(MLFlowHandler):
@@ -26,21 +33,29 @@ class MLflowRun(MLFlowHandler):
 
     Recorded: settings, library versions and git revision; the data list with a hash of each file; the mean loss (and
     what else the trainer has in its attribute ``numbers``) and the learning rate every ``log_every`` iterations; the
-    validation metrics; a picture per validation; weights and config. (MONAI's handler goes on with any unfinished run,
-    and leaves a failed one "running".)
+    validation metrics; a picture per validation; the config; the whole bundle with the weights of this run as its
+    model, ready for :mod:`custom_nets.registry`. (MONAI's handler goes on with any unfinished run, and leaves a failed
+    one "running".)
+
+    A file that lies there from an earlier run is not taken for one of this run, unless this one goes on with it.
 
     Args:
         tracking_uri: of the tracking server or data base; the environment variable MLFLOW_TRACKING_URI goes first.
         experiment_name: the experiment, made if it is new.
         run_name: of the run.
         settings: parameters to record.
+        data: name -> items with paths as ``image``, ``label`` or ``mask`` (training, validation).
         config: the whole config, kept as ``config.json``.
-        data: name -> items with ``image`` paths (training, validation).
         evaluator: whose metrics to record; None for a training without validation.
         picture: file drawn after each validation, or where there is none, after epochs.
-        artifacts: files to keep at the end, those that exist.
+        weights: bundle checkpoint that the run writes.
+        bundle_root: the bundle to keep the weights in, as ``bundle/models/model.pt``; None keeps them under their name.
+        output_dir: where the run writes its files.
+        files: patterns of files in ``output_dir`` to keep at the end, under the same names.
         log_every: iterations between two points of the loss curve.
     """
+
+    kind = "training"
 
     def __init__(
         self,
@@ -52,29 +67,37 @@ class MLflowRun(MLFlowHandler):
         config: Mapping[str, Any] | None = None,
         evaluator: Engine | None = None,
         picture: str | Path | None = None,
-        artifacts: Sequence[str | None] = (),
+        weights: str | Path | None = None,
+        bundle_root: str | Path | None = None,
+        output_dir: str | Path = ".",
+        files: Sequence[str] = (),
         log_every: int = 10,
     ) -> None:
-        if tracking_uri.startswith("sqlite:///"):
-            Path(tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         super().__init__(tracking_uri=tracking_uri, experiment_name=experiment_name, run_name=run_name)
         self.settings = settings
         self.data = data
         self.config = config
         self.evaluator = evaluator
         self.picture = None if picture is None else Path(picture)
-        self.files = [Path(p) for p in artifacts if p]
+        self.weights = None if weights is None else Path(weights)
+        self.bundle_root = bundle_root
+        self.output_dir = Path(output_dir)
+        self.files = files
         self.log_every = log_every
         self.values: dict[str, list[float]] = {}
-        self.picture_time = 0  # of the last one that was kept
+        self.seen: dict[Path, tuple[int, int, int]] = {}  # files of earlier runs, and those already kept
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
+        engine.add_event_handler(Events.COMPLETED, self.log_means)
         if self.evaluator is not None:
             self.evaluator.add_event_handler(Events.EPOCH_COMPLETED, self.validated)
         else:
             engine.add_event_handler(Events.EPOCH_COMPLETED, self.keep_picture)
+        self._close_after_run(engine)
+
+    def _close_after_run(self, engine: Engine) -> None:
         # of several handlers for a failure ignite calls the first alone, and none for an interrupt at the wrong moment;
         # around the run itself every way out is seen
         run = engine.run
@@ -82,9 +105,10 @@ class MLflowRun(MLFlowHandler):
         @functools.wraps(run)
         def closing_run(*args: Any, **kwargs: Any) -> Any:
             try:
-                result = run(*args, **kwargs)
+                with _termination_raises():
+                    result = run(*args, **kwargs)
             except BaseException as error:
-                self.finish("FAILED" if isinstance(error, Exception) else "KILLED")
+                self.finish("KILLED" if isinstance(error, KeyboardInterrupt | _Terminated) else "FAILED")
                 raise
             self.finish("FINISHED")
             return result
@@ -92,38 +116,65 @@ class MLflowRun(MLFlowHandler):
         engine.run = closing_run  # type: ignore[method-assign]
 
     def start(self, engine: Engine) -> None:
+        if engine.state.epoch == 0:  # otherwise it goes on with an earlier run, and with its files
+            self.seen = {path: _state(path) for path in self._results() if path.is_file()}
         self._set_experiment()
-        self.cur_run = self.client.create_run(self.experiment.experiment_id, run_name=self.run_name)  # type: ignore[attr-defined]
-        optimizer = getattr(engine, "optimizer", None)
-        parameters = {
-            **{key.replace("::", "."): value for key, value in self.settings.items()},
-            **{f"version.{name}": version for name, version in environment().items()},
-            "git_revision": git_revision(),
-            "optimizer": type(optimizer).__name__,
-            "network_parameters": sum(p.numel() for p in engine.network.parameters()),  # type: ignore[attr-defined]
-            "first_epoch": engine.state.epoch + 1,
-            "iterations_in_epoch": engine.state.epoch_length,
-        }
-        entries = list(parameters.items())
-        for first in range(0, len(entries), _BATCH):
-            self._log_params(dict(entries[first : first + _BATCH]))
-        self.client.log_dict(self._run_id, data_record(self.data), "data.json")
+        revision = git_revision()
+        tags = {"kind": self.kind, "mlflow.source.git.commit": revision.removesuffix("+changes")}
+        experiment: Any = self.experiment
+        self.cur_run = self.client.create_run(experiment.experiment_id, run_name=self.run_name, tags=tags)
+        data = data_record(self.data)
+        self._log_params(
+            {
+                **self.settings,
+                **{f"version.{name}": version for name, version in environment().items()},
+                "git_revision": revision,
+                "network_parameters": sum(p.numel() for p in engine.network.parameters()),  # type: ignore[attr-defined]
+                **{f"data.{name}": f"{len(files)} files" for name, files in data.items()},
+                **self.engine_settings(engine),
+            }
+        )
+        self.client.log_dict(self._run_id, data, "data.json")
         if self.config is not None:
             self.client.log_dict(self._run_id, json.loads(json.dumps(self.config, default=str)), "config.json")
         logger.info("MLflow run '%s' (%s)", self.run_name, self._run_id)
+
+    def engine_settings(self, engine: Engine) -> dict[str, Any]:
+        """What only the engine knows."""
+        return {
+            "optimizer": type(getattr(engine, "optimizer", None)).__name__,
+            "first_epoch": engine.state.epoch + 1,
+            "iterations_in_epoch": engine.state.epoch_length,
+        }
 
     @property
     def _run_id(self) -> str:
         return self.cur_run.info.run_id  # type: ignore[attr-defined]
 
+    def _log_params(self, params: Mapping[str, Any]) -> None:
+        entries = [(_name(key), value) for key, value in params.items()]
+        for first in range(0, len(entries), _BATCH):
+            super()._log_params(dict(entries[first : first + _BATCH]))
+
+    def _log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        entries = [(_name(key), float(value)) for key, value in metrics.items()]
+        for first in range(0, len(entries), _BATCH):
+            super()._log_metrics(dict(entries[first : first + _BATCH]), step)
+
     def iteration_completed(self, engine: Engine) -> None:
         for name in getattr(engine, "numbers", ("loss",)):
             self.values.setdefault(name, []).append(float(engine.state.output[name]))  # type: ignore[index, call-overload]
         if engine.state.iteration % self.log_every == 0:
-            rate = engine.optimizer.param_groups[0]["lr"]  # type: ignore[attr-defined]
-            means = {f"train_{name}": sum(values) / len(values) for name, values in self.values.items()}
-            self._log_metrics({**means, "learning_rate": rate}, step=engine.state.iteration)
-            self.values.clear()
+            self.log_means(engine)
+
+    def log_means(self, engine: Engine) -> None:
+        """A point of the loss curve: means since the last one."""
+        if self.cur_run is None or not self.values:
+            return
+        rate = engine.optimizer.param_groups[0]["lr"]  # type: ignore[attr-defined]
+        means = {f"train_{name}": sum(values) / len(values) for name, values in self.values.items()}
+        self._log_metrics({**means, "learning_rate": rate}, step=engine.state.iteration)
+        self.values.clear()
 
     def validated(self, engine: Engine) -> None:
         """Record the metrics of a validation under the number of the training epoch, and its picture."""
@@ -135,33 +186,116 @@ class MLflowRun(MLFlowHandler):
 
     def keep_picture(self, engine: Engine) -> None:
         """Keep the picture if it was drawn anew."""
-        if self.picture is None or not self.picture.is_file():
-            return
-        if (drawn := self.picture.stat().st_mtime_ns) != self.picture_time:
-            self.picture_time = drawn
-            folder = f"pictures/epoch_{engine.state.epoch:05d}"
-            self.client.log_artifact(self._run_id, str(self.picture), folder)
+        if self.picture is not None and self._is_new(self.picture):
+            self.seen[self.picture] = _state(self.picture)
+            self.client.log_artifact(self._run_id, str(self.picture), f"pictures/epoch_{engine.state.epoch:05d}")
 
     def finish(self, status: str) -> None:
         """Keep the files and close the run; does nothing when it is closed, or never began."""
         if self.cur_run is None:
             return
         try:
-            for path in self.files:
-                if path.is_file():
-                    self.client.log_artifact(self._run_id, str(path))
+            for path in self._results():
+                if path not in (self.picture, self.weights) and self._is_new(path):
+                    folder = path.relative_to(self.output_dir).parent.as_posix()
+                    self.client.log_artifact(self._run_id, str(path), None if folder == "." else folder)
+            if self.has_weights():
+                self._keep_weights()
         finally:
             self.run_finish_status = status
             self.close()
 
+    def has_weights(self) -> bool:
+        """Whether the run wrote weights."""
+        return self.weights is not None and self._is_new(self.weights)
+
+    def _keep_weights(self) -> None:
+        weights = Path(self.weights)  # type: ignore[arg-type]
+        self.client.set_tag(self._run_id, "weights_sha256", file_record(weights)["sha256"])
+        if self.bundle_root is None:
+            self.client.log_artifact(self._run_id, str(weights))
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            bundle = copy_bundle(self.bundle_root, weights, Path(folder) / "bundle")
+            self.client.log_artifacts(self._run_id, str(bundle), "bundle")
+
+    def _results(self) -> list[Path]:
+        """What the run may leave, as far as it is there."""
+        found = [path for pattern in self.files for path in sorted(self.output_dir.glob(pattern))]
+        return [*found, *(path for path in (self.picture, self.weights) if path is not None)]
+
+    def _is_new(self, path: Path) -> bool:
+        return path.is_file() and self.seen.get(path) != _state(path)
+
+
+class MLflowEvaluation(MLflowRun):
+    """Track an evaluation in the same way: the metrics of its report, the report's files, and the bundle with the
+    weights that were evaluated.
+
+    Put it after the report among the engine's handlers.
+
+    Args:
+        kwargs: of :class:`MLflowRun`; ``weights`` are those evaluated.
+    """
+
+    kind = "evaluation"
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.measured)
+        self._close_after_run(engine)
+
+    def engine_settings(self, engine: Engine) -> dict[str, Any]:
+        return {"device": str(engine.state.device)} if hasattr(engine.state, "device") else {}
+
+    def measured(self, engine: Engine) -> None:
+        """Record the metrics, named DEGRADATION/REGION/METRIC/METHOD by the report."""
+        self._log_metrics(engine.state.metrics)
+
+    def has_weights(self) -> bool:
+        return self.weights is not None and self.weights.is_file()
+
 
 def data_record(data: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    """The items of each list, once per file, with the file's SHA-256 and size."""
+    """The files of each list's items, each once, with SHA-256 and size."""
     record: dict[str, list[dict[str, Any]]] = {}
     for name, items in data.items():
-        files = {str(item["image"]): item for item in items}
+        files = {str(item[key]): (key, item) for item in items for key in _DATA if key in item}
         record[name] = []
-        for path, item in files.items():
-            plain = {key: item[key] for key in ("subject", "weight", "labels", "licence") if key in item}
-            record[name].append({"image": path, **plain, **file_record(path)})
+        for path, (key, item) in files.items():
+            plain = {k: item[k] for k in ("case", "subject", "weight", "labels", "licence") if k in item}
+            record[name].append({key: path, **plain, **file_record(path)})
     return record
+
+
+def _name(text: str) -> str:
+    """A name that MLflow takes, of one that a person gave: "net::width" -> "net.width"."""
+    return re.sub(r"[^\w./ -]", "_", text.replace("::", "."))
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    """Changes whenever a file is written or replaced."""
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+class _Terminated(SystemExit):
+    """Somebody, or the batch system, ended the process."""
+
+
+@contextmanager
+def _termination_raises() -> Iterator[None]:
+    """A polite kill (SIGTERM) comes as an exception, so that the run can be closed."""
+
+    def terminate(number: int, frame: Any) -> None:
+        raise _Terminated(128 + number)
+
+    usual = threading.current_thread() is threading.main_thread()
+    if not usual or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

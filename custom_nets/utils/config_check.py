@@ -7,16 +7,14 @@ import inspect
 import json
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from pydoc import locate
 from typing import Any, NoReturn
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
-from monai.utils import ensure_tuple
 
 from custom_nets.utils.errors import show_clear_errors
-from custom_nets.utils.workflow import frames, running_workflow
+from custom_nets.utils.workflow import command_line_files, running_workflow
 
 __all__ = ["check_config"]
 
@@ -32,7 +30,8 @@ def check_config() -> None:
     - a top-level or nested id that the bundle's config files do not define and nothing refers to,
     - an argument that a component does not take,
     - the strings "true", "false" and "none" where True, False and None were meant,
-    - a word where the config has a number.
+    - a word where the config has a number,
+    - tracking settings that track nothing: those of a training given to an evaluation, or the other way round.
 
     It serves the command line and ``ConfigWorkflow(...)`` alike. Configs that are parsed without a workflow
     (``monai.bundle.load``, ``verify_net_in_out``, MONAI Label) are left alone.
@@ -46,8 +45,14 @@ def check_config() -> None:
         return
     merged = {key: value for key, value in workflow.parser.get().items() if key != "_meta_"}
     known = _known_config(workflow, merged)
-    _check_ids(merged, known, "", _referred_ids(merged))
+    referred = _referred_ids(merged)
+    _check_ids(merged, known, "", referred)
     _check_values(merged, known, "")
+    if "tracking_uri" in merged and "tracking_uri" not in referred:
+        _stop(
+            "these --tracking settings track nothing in this config: give mlflow.json to a training, "
+            "mlflow_eval.json to an evaluation."
+        )
 
 
 def _stop(message: str) -> NoReturn:
@@ -60,7 +65,7 @@ def _known_config(workflow: ConfigWorkflow, merged: dict[str, Any]) -> dict[str,
     A workflow does not remember its files. On the command line they are found in the callers' frames; otherwise a
     file of the bundle counts as given when all its ids are in the merged config, which also finds ``--tracking`` files.
     """
-    found = [ConfigParser.load_config_file(path) for path in _files_of_callers()]
+    found = [ConfigParser.load_config_file(path) for path in command_line_files()]
     on_command_line = bool(found)
     for path in sorted(workflow.config_root_path.glob("*")):
         if path.suffix in (".json", ".yaml", ".yml") and path.stem != "metadata":
@@ -100,15 +105,6 @@ def _top_level(content: dict[str, Any]) -> dict[str, Any]:
 
 def _plain_id(key: str) -> str:
     return re.split("#|::", key.lstrip("+"))[0]
-
-
-def _files_of_callers() -> list[Path]:
-    """Config files in the arguments of ``monai.bundle run``."""
-    for frame in frames():
-        if frame.f_globals.get("__name__") == "monai.bundle.scripts" and "config_file" in frame.f_locals:
-            given = frame.f_locals["config_file"]
-            return [Path(p) for p in ensure_tuple(given) if isinstance(p, (str, Path)) and Path(p).is_file()]
-    return []
 
 
 def _referred_ids(value: Any) -> set[str]:

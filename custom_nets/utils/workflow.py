@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.utils import ensure_tuple
 
-__all__ = ["frames", "merged_config", "network_arguments", "plain_settings", "process_rank", "running_workflow"]
+__all__ = [
+    "command_line_files",
+    "frames",
+    "merged_config",
+    "network_arguments",
+    "plain_settings",
+    "process_rank",
+    "running_bundle",
+    "running_workflow",
+]
 
 
 def frames() -> list[FrameType]:
@@ -38,6 +49,31 @@ def running_workflow() -> ConfigWorkflow | None:
 def _parser() -> ConfigParser | None:
     workflow = running_workflow()
     return None if workflow is None else workflow.parser
+
+
+def command_line_files() -> list[Path]:
+    """Config files in the arguments of a command of ``monai.bundle``."""
+    for frame in frames():
+        if frame.f_globals.get("__name__") == "monai.bundle.scripts" and "config_file" in frame.f_locals:
+            given = frame.f_locals["config_file"]
+            return [Path(p) for p in ensure_tuple(given) if isinstance(p, (str, Path)) and Path(p).is_file()]
+    return []
+
+
+def running_bundle(name: str) -> Path | None:
+    """Folder of the bundle that the running config file lies in; None when it is not the bundle ``name``.
+
+    Which bundle a config belongs to is what its own ``bundle_root`` says, so the folder may have any name.
+    """
+    workflow = running_workflow()
+    files = command_line_files()
+    folder = files[0].parent if workflow is None and files else getattr(workflow, "config_root_path", None)
+    if folder is None or not (folder / "metadata.json").is_file():
+        return None
+    parsers = (frame.f_locals.get("self") for frame in frames())
+    parser = next((found for found in parsers if isinstance(found, ConfigParser)), None)
+    own = "" if parser is None else str(parser.get("bundle_root", ""))
+    return folder.parent if f"bundle_root('{name}')" in own else None
 
 
 def network_arguments(network_id: str = "network_def") -> dict[str, Any]:

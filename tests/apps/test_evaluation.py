@@ -178,7 +178,7 @@ def test_real_pairs_masks_and_tracking(scans, tmp_path):
     assert run.info.status == "FINISHED" and run.info.run_name.startswith("evaluate_")
     (row,) = [r for r in rows_of(out / "summary.csv") if (r["method"], r["region"]) == ("bspline", "brain")]
     assert run.data.metrics["pair/brain/psnr/bspline"] == pytest.approx(float(row["mean"]), rel=1e-5)
-    assert "degradations" in run.data.params
+    assert run.data.params["degradations.iso2"] == "[2, 2, 2]"
     assert {"table.md", "report.json"} <= {a.path for a in client.list_artifacts(run.info.run_id)}
 
 

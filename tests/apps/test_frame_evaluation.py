@@ -314,7 +314,11 @@ def test_pictures_and_tracking(data, tmp_path):
     blend = [float(r["active_psnr"]) for r in rows_of(out / "frames.csv") if r["method"] == "blend"]
     assert run.info.status == "FINISHED"
     assert run.data.metrics["N3/active/psnr/blend"] == pytest.approx(np.mean(blend), rel=1e-5)
-    assert {"table.md", "summary.json"} <= {a.path for a in client.list_artifacts(run.info.run_id)}
+    assert {"N3/vessels/mae/excess_over_blend", "N3/vessels/arrival_s/ours"} <= set(run.data.metrics)
+    assert run.data.params["missing_frames"] == "[3]"
+    assert {"table.md", "summary.json", "bundle"} <= {a.path for a in client.list_artifacts(run.info.run_id)}
+    pictures = [Path(a.path).name for a in client.list_artifacts(run.info.run_id, "pictures")]
+    assert sorted(pictures) == names
 
 
 def test_a_network_that_fails_and_nothing_measured(data, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -227,46 +226,6 @@ def test_published_recipe(data, tmp_path):
     losses_of(made)
     assert checkpoint(tmp_path)["optimizer"]["param_groups"][0]["lr"] == pytest.approx(5e-5)
     assert torch.load(tmp_path / "model.pt", weights_only=True)["arch"]["name"] == "ArSSR"
-
-
-# ---- MLflow ----
-
-
-def test_mlflow_run_is_complete_and_never_merged(data, tmp_path):
-    mlflow = pytest.importorskip("mlflow")
-    tracked = {"tracking": str(CONFIGS / "mlflow.json"), "log_every": 2, "run_name": "same", "max_epochs": 2}
-    losses_of(workflow(data, tmp_path, **tracked))
-    failing = workflow(data, tmp_path, **tracked)
-    failing.trainer.loss_function = lambda *_: 1 / 0
-    with pytest.raises(RuntimeError):
-        failing.run()
-    losses_of(workflow(data, tmp_path, **tracked))
-
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlruns.db")
-    experiment = client.get_experiment_by_name("arssr_train")
-    runs = client.search_runs(experiment.experiment_id, order_by=["start_time"])
-    assert [run.info.status for run in runs] == ["FINISHED", "FAILED", "FINISHED"]
-    assert len({run.info.run_id for run in runs}) == 3
-    run = runs[0]
-    parameters = run.data.params
-    assert parameters["learning_rate"] == "0.003" and parameters["seed"] == "0" and parameters["batch_size"] == "2"
-    assert parameters["network_def.num_features"] == "8" and parameters["version.torch"] == torch.__version__
-    assert len(parameters["git_revision"].removesuffix("+changes")) in (40, len("unknown"))
-    history = client.get_metric_history(run.info.run_id, "train_loss")
-    assert [point.step for point in history] == [2, 4, 6, 8, 10, 12]
-    assert {"val_psnr_db", "val_gain_db", "val_gain_1x1x3_db", "learning_rate"} <= set(run.data.metrics)
-
-    def files(folder: str | None = None) -> list[str]:
-        found: list[str] = []
-        for entry in client.list_artifacts(run.info.run_id, folder):
-            found += files(entry.path) if entry.is_dir else [entry.path]
-        return found
-
-    names = files()
-    assert {"model.pt", "config.json", "data.json", "pictures/epoch_00002/validation.png"} <= set(names)
-    folder = client.download_artifacts(run.info.run_id, "data.json", str(tmp_path))
-    record = json.loads(Path(folder).read_text())
-    assert len(record["train"]) == len(record["validation"]) == 1 and len(record["train"][0]["sha256"]) == 64
 
 
 # ---- the command line, alone and with two processes ----

@@ -228,7 +228,8 @@ def test_mlflow_run_is_complete(data, tmp_path):
     assert [run.info.status for run in runs] == ["FINISHED"]
     assert {"val_psnr_db", "val_gain_over_blend_db", "learning_rate"} <= set(runs[0].data.metrics)
     names = [entry.path for entry in client.list_artifacts(runs[0].info.run_id)]
-    assert {"model.pt", "config.json", "data.json", "pictures"} <= set(names)
+    assert {"bundle", "config.json", "data.json", "pictures"} <= set(names)
+    assert "bundle/models/model.pt" in [e.path for e in client.list_artifacts(runs[0].info.run_id, "bundle/models")]
     record = json.loads(Path(client.download_artifacts(runs[0].info.run_id, "data.json", str(tmp_path))).read_text())
     assert all(len(entry["sha256"]) == 64 for entry in record["train"])
 

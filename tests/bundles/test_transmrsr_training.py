@@ -314,7 +314,7 @@ def test_full_size_networks_fit_together():
     ("stage", "settings", "metrics", "files"),
     [
         ("pretrain_prior", "mlflow_prior", {"train_loss", "train_d_loss", "train_r1"}, {"prior.pt", "samples.png"}),
-        ("train", "mlflow", {"train_loss", "val_gain_1x1x5_db"}, {"model.pt", "validation.png"}),
+        ("train", "mlflow", {"train_loss", "val_gain_1x1x5_db"}, {"bundle", "validation.png"}),
     ],
 )
 def test_mlflow_run_is_complete(data, tmp_path, stage, settings, metrics, files):
