@@ -28,8 +28,8 @@ import torch.nn.functional as F
 
 __all__ = ["StyleSwinDiscriminator", "StyleSwinGenerator", "channels_at"]
 
-# tokens that are worked on together without gradients on a CPU; it does not change the result
-TOKENS_AT_ONCE = 4096
+# values of tokens that are worked on together without gradients on a CPU; it does not change the result
+VALUES_AT_ONCE = 2**18
 
 
 def channels_at(resolution: int, multiplier: int = 1) -> int:
@@ -210,8 +210,8 @@ def attend(
 
 
 def _at_once(x: torch.Tensor) -> int | None:
-    """Tokens to work on together, None for all."""
-    return TOKENS_AT_ONCE if x.device.type == "cpu" and not torch.is_grad_enabled() else None
+    """Tokens [..., C] to work on together, None for all."""
+    return max(1, VALUES_AT_ONCE // x.shape[-1]) if x.device.type == "cpu" and not torch.is_grad_enabled() else None
 
 
 def by_windows(
@@ -244,29 +244,59 @@ def by_windows(
         k = stop - first
         start, end = first * window + shift, stop * window + shift
         strip = x[:, start:end] if end <= height else torch.cat([x[:, start:], x[:, : end - height]], 1)
-        if shift:
-            strip = strip.roll(-shift, 2)
-        # windows in the order (column, image, row): the last column's are the last ones
-        windows = strip.view(b, k, window, columns, window, -1).permute(3, 0, 1, 2, 4, 5)
-        y = function(windows.reshape(columns * b * k, window**2, -1), stop == rows, b * k)
-        y = y.view(columns, b, k, window, window, -1).permute(1, 2, 3, 0, 4, 5)
-        if shift:
-            y = y.reshape(b, k * window, width, -1).roll(shift, 2)
+        # the last column's windows are the last ones
+        windows = _as_windows(strip, window, shift).reshape(columns * b * k, window**2, -1)
+        y = function(windows, stop == rows, b * k).view(columns, b, k, window, window, -1)
         if at_once is None:
-            strips.append(y.reshape(b, k * window, width, -1))
+            strips.append(_as_strip(y, shift))
         else:
             if out is None:
                 out = y.new_empty(b, height, width, y.shape[-1])
             if end <= height:
-                out[:, start:end].view(y.shape).copy_(y)
+                _write_strip(y, shift, out[:, start:end])
             else:
-                out[:, start:] = y[:, : height - start]
-                out[:, : end - height] = y[:, height - start :]
+                strip = _as_strip(y, shift)
+                out[:, start:] = strip[:, : height - start]
+                out[:, : end - height] = strip[:, height - start :]
         first = stop
     if out is not None:
         return out
     joined = strips[0] if len(strips) == 1 else torch.cat(strips, 1)
     return joined.roll(shift, 1) if shift else joined
+
+
+def _split(strip: torch.Tensor, window: int) -> torch.Tensor:
+    """[B, k * w, columns * w, C] -> view [columns, B, k, w, w, C]."""
+    return strip.unflatten(1, (-1, window)).unflatten(3, (-1, window)).permute(3, 0, 1, 2, 4, 5)
+
+
+def _as_windows(strip: torch.Tensor, window: int, shift: int) -> torch.Tensor:
+    """[B, k * w, W, C], rolled by ``-shift`` along the columns -> [columns, B, k, w, w, C]."""
+    if not shift:
+        return _split(strip, window)
+    edge = strip.shape[2] - window + shift
+    last = torch.cat([strip[:, :, edge:], strip[:, :, :shift]], 2)
+    return torch.cat([_split(strip[:, :, shift:edge], window), _split(last, window)])
+
+
+def _as_strip(windows: torch.Tensor, shift: int) -> torch.Tensor:
+    """Undo :func:`_as_windows`."""
+    columns, b, k, window, _, channels = windows.shape
+    rows = windows.permute(1, 2, 3, 0, 4, 5).reshape(b, k * window, columns * window, channels)
+    return rows.roll(shift, 2) if shift else rows
+
+
+def _write_strip(windows: torch.Tensor, shift: int, out: torch.Tensor) -> None:
+    """:func:`_as_strip` into a part of a map, without a copy between."""
+    window = windows.shape[3]
+    if not shift:
+        _split(out, window).copy_(windows)
+        return
+    edge = out.shape[2] - window + shift
+    _split(out[:, :, shift:edge], window).copy_(windows[:-1])
+    last = windows[-1].flatten(1, 2)
+    out[:, :, edge:] = last[:, :, : window - shift]
+    out[:, :, :shift] = last[:, :, window - shift :]
 
 
 class MLP(nn.Module):
@@ -365,7 +395,7 @@ class StyleSwinBlock(nn.Module):
         if at_once is None:
             return x + layer(y)
         for part, rows in zip(x.flatten(0, 2).split(at_once), y.view(-1, y.shape[-1]).split(at_once), strict=True):
-            rows.copy_(part + layer(rows))
+            torch.add(part, layer(rows), out=rows)
         return y
 
 
@@ -393,17 +423,23 @@ class Upsampler(nn.Module):
         self.alpha = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        large = as_tokens(F.interpolate(as_map(x), scale_factor=2.0, mode="bilinear", align_corners=False))
+        b, height, width, _ = x.shape
+        half = self.reduction.out_features // 2
+        column = self.alpha * position_code(2 * width, half, x.device)
+        row = self.alpha * position_code(2 * height, half, x.device)[:, None]
         at_once = _at_once(x)
-        if at_once is None:
-            x = self.reduction(self.norm(large))
-        else:
-            parts = [self.reduction(self.norm(part)) for part in large.flatten(0, 2).split(at_once)]
-            x = torch.cat(parts).view(*large.shape[:-1], -1)
-        half = x.shape[-1] // 2
-        column = position_code(x.shape[2], half, x.device)[None].expand(x.shape[1], -1, -1)
-        row = position_code(x.shape[1], half, x.device)[:, None].expand(-1, x.shape[2], -1)
-        return x + self.alpha * torch.cat([column, row], -1)
+        step = height if at_once is None else max(1, at_once // (4 * b * width))
+        strips = []
+        for first in range(0, height, step):
+            last = min(first + step, height)
+            # one row more on both sides, for what interpolation sees there
+            before, after = min(first, 1), min(height - last, 1)
+            seen = as_map(x[:, first - before : last + after])
+            large = as_tokens(F.interpolate(seen, scale_factor=2.0, mode="bilinear", align_corners=False))
+            strip = self.reduction(self.norm(large[:, 2 * before : 2 * (before + last - first)]))
+            code = torch.broadcast_tensors(column, row[2 * first : 2 * last])
+            strips.append(strip + torch.cat(code, -1))
+        return strips[0] if len(strips) == 1 else torch.cat(strips, 1)
 
 
 class StyleLevel(nn.Module):

@@ -55,7 +55,8 @@ class _ResidualConvs(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.conv2(F.relu(self.conv1(x), inplace=True))
+        y = self.conv2(F.relu(self.conv1(x), inplace=True))
+        return x + y if torch.is_grad_enabled() else torch.add(x, y, out=y)
 
 
 class ConvTrunk(nn.Module):
@@ -316,7 +317,9 @@ class TransMRSR(nn.Module):
                 seen, number = as_map(features.pop()), len(features)
                 x = modulated(x, self.condition_scale[number](seen), self.condition_shift[number](seen))
             x = level(x, styles[:, 2 * i], styles[:, 2 * i + 1])
-        return self.conv_last(self.conv_deep(as_map(x) + shallow)) + image
+        deep = as_map(x) + shallow
+        del x, shallow  # large maps that are not needed any more
+        return self.conv_last(self.conv_deep(deep)) + image
 
     def _styles(self, x: torch.Tensor) -> torch.Tensor:
         """Tokens [B, 4, 4, C] -> styles [B, latents, style_dim]."""

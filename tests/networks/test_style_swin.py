@@ -134,13 +134,13 @@ def test_windows_in_strips_are_all_windows(monkeypatch, size: tuple[int, int], s
     torch.testing.assert_close(by_windows(x, 8, shift, attention), wanted, atol=1e-5, rtol=1e-5)
     with torch.no_grad():
         for at_once in (1, 2 * 8 * size[1], 3 * 2 * 8 * size[1], 10**6):
-            monkeypatch.setattr(style_swin, "TOKENS_AT_ONCE", at_once)
+            monkeypatch.setattr(style_swin, "VALUES_AT_ONCE", at_once * x.shape[-1])
             torch.testing.assert_close(by_windows(x, 8, shift, attention), wanted, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
 def test_tokens_come_back_to_their_places(monkeypatch):
-    monkeypatch.setattr(style_swin, "TOKENS_AT_ONCE", 1)
+    monkeypatch.setattr(style_swin, "VALUES_AT_ONCE", 1)
     x = rand(2, 24, 16, 3)
     for shift in (0, 2, 4):
         assert torch.equal(by_windows(x, 8, shift, lambda windows, last_row, last_column: windows), x)
@@ -159,8 +159,8 @@ def test_strips_and_memory_order_do_not_change_a_block(monkeypatch, size: tuple[
     part = torch.cat([x, x], -1)[..., :16]
     assert not seen_otherwise.is_contiguous() and not part.is_contiguous()
     kept = x.clone()
-    for at_once in (64, 2048):
-        monkeypatch.setattr(style_swin, "TOKENS_AT_ONCE", at_once)
+    for at_once in (16 * 64, 16 * 2048):
+        monkeypatch.setattr(style_swin, "VALUES_AT_ONCE", at_once)
         for tokens in (x, seen_otherwise, part):
             torch.testing.assert_close(block(tokens, style), wanted, atol=1e-5, rtol=1e-5)
     assert torch.equal(x, kept) and torch.equal(seen_otherwise, kept) and torch.equal(part, kept)
