@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from custom_nets.geometry import Grid, nearest_axes
+from custom_nets.utils.record import part_path
 
 __all__ = ["comparison_figure", "preview_figure", "save_figure", "thick_slice_figure"]
 
@@ -317,7 +318,7 @@ def save_figure(figure, path: str | Path) -> Path:
     """Write the PNG under another name, then put it in place."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = part_path(path)
     try:
         figure.savefig(part, format="png")
         os.replace(part, path)

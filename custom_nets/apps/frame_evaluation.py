@@ -37,7 +37,7 @@ from custom_nets.data.run_io import find_runs
 from custom_nets.data.runs import AngiographyRun
 from custom_nets.inferers.frames import FrameInterpolationInferer, GapPlan
 from custom_nets.utils.errors import root_cause
-from custom_nets.utils.workflow import process_rank
+from custom_nets.utils.processes import process_rank
 
 __all__ = [
     "METHODS", "AddFrameBaselinesd", "FrameEvaluator", "LeaveFramesOutd", "LeaveOut", "LeaveOutInferer",

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from custom_nets.utils.record import part_path
+
 __all__ = ["check_writable", "read_nifti", "write_nifti"]
 
 logger = logging.getLogger(__name__)
@@ -173,8 +175,7 @@ def write_nifti(
     image.header["descrip"] = b"custom_nets"
 
     check_writable(path.parent)
-    # the process id keeps two runs apart; the leading dot hides it from folder listings
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    temporary = part_path(path)
     try:
         nib.save(image, temporary)
         os.replace(temporary, path)

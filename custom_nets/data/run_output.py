@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from custom_nets.data.nifti import check_writable
 from custom_nets.data.run_files import SIDE_FILE, side_file
 from custom_nets.data.runs import AngiographyRun
-from custom_nets.utils.record import plain, write_json
+from custom_nets.utils.record import part_path, plain, write_json
 
 __all__ = ["RUN_FORMATS", "check_format", "default_format", "run_path", "run_summary", "write_run"]
 
@@ -101,15 +101,16 @@ def write_run(
             "mp4": lambda target: _write_film(run, target, mark_synthetic),
             "gif": lambda target: _write_gif(run, target, mark_synthetic),
         }
-        temporary = path.with_name(f".{os.getpid()}-{path.name}")
+        temporary = part_path(path)
         try:
             write[format](temporary)
+            # first: a run without its list of frames is taken for the work of somebody else
+            write_json(side_file(path), run_summary(run))
             os.replace(temporary, path)
         except OSError as error:
             raise OSError(f"{path} could not be written: {error.strerror or error}.") from error
         finally:
             temporary.unlink(missing_ok=True)
-        write_json(side_file(path), run_summary(run))
     return path
 
 
@@ -177,7 +178,8 @@ def _write_pictures(run: AngiographyRun, folder: Path) -> None:
         frames = frames.view(np.uint8 if frames.dtype == np.int8 else np.uint16)
     if folder.exists() and not ((folder / SIDE_FILE).is_file() or not any(folder.iterdir())):
         raise OSError(f"{folder} is there already and was not written by this program: choose another output folder.")
-    temporary, old = folder.with_name(f".{os.getpid()}-{folder.name}"), folder.with_name(f".{os.getpid()}-old")
+    temporary = part_path(folder)
+    old = temporary.with_name(temporary.name + "-old")
     try:
         temporary.mkdir(parents=True)
         digits = max(4, len(str(len(frames))))

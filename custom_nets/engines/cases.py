@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,11 @@ from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedEvaluator
 
 from custom_nets.data.nifti import check_writable
+from custom_nets.engines.case_summary import FAILED, SUMMARY, THERE, CaseResult, write_summary
 from custom_nets.geometry import Grid
 from custom_nets.utils.errors import root_cause
+from custom_nets.utils.processes import Meeting, process_rank, share
+from custom_nets.utils.record import absolute, data_bytes, remove_old_parts
 
 __all__ = ["CaseEvaluator", "RunEvaluator", "record_path"]
 
@@ -28,8 +33,9 @@ class CaseEvaluator(SupervisedEvaluator):
     """``SupervisedEvaluator`` that treats each item of its loader's dataset as a case of its own.
 
     A case is done when its volume *and* its record (written last, by
-    :class:`custom_nets.handlers.InferenceRecord`) exist and the record says that the same was asked for. Done cases
-    are skipped, cases that fail are listed at the end, and then the process exits with status 1.
+    :class:`custom_nets.handlers.InferenceRecord`) exist and the record says that the same was asked for, of the same
+    input. Done cases are skipped, cases that fail are listed at the end, and then the process exits with status 1.
+    Processes that ``torchrun`` started share the cases; nothing needs to be said for it.
 
     Args:
         saver: the transform that writes the result (``SaveVolumed``); it knows the file of a case.
@@ -52,39 +58,67 @@ class CaseEvaluator(SupervisedEvaluator):
         self.interrupt_resume_enabled = False
 
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]  # as MONAI's Evaluator has it
-        """Run all cases.
+        """Run all cases; in each process that ``torchrun`` started, its share of them.
+
+        Where there are several cases or processes, ``summary.json`` in the output folder says at the end what became
+        of each: as long as it is not there, the work is not done.
 
         Raises:
-            SystemExit: some cases failed; the message lists them.
+            ValueError: two cases would be written to the same file; nothing was computed.
+            SystemExit: some cases failed; the message lists them. (Of several processes the first one says so.)
         """
         check_writable(self.saver.output_dir)
         self.check_options()
-        items: Sequence[dict[str, Any]] = self.cases.data
-        failed: dict[str, str] = {}
-        for number, item in enumerate(items, 1):
-            case = str(item["case"])
-            say = partial(print, f"[{number}/{len(items)}] {case}:", flush=True)
-            try:
-                if not self.overwrite and self._already_there(case):
-                    say(f"already there, {self.result_of(case)} (--overwrite True computes it again)")
-                    continue
+        started = time.perf_counter()
+        processes = Meeting()
+        # the first one's list holds for all: they may have looked at different times
+        items: list[dict[str, Any]] = processes.tell(list(self.cases.data) if processes.rank == 0 else None)[0]
+        self.check_names([str(item["case"]) for item in items])
+        summary = self.saver.output_dir / SUMMARY
+        several = len(items) > 1 or processes.count > 1
+        if processes.rank == 0:
+            remove_old_parts(self.saver.output_dir)
+            if several:
+                summary.unlink(missing_ok=True)
+        numbered = list(enumerate(items, 1))
+        mine = share(numbered, lambda entry: data_bytes(entry[1]["image"]), processes.count, processes.rank)
+        own = [asdict(self._run_case(item, number, len(items), global_epoch)) for number, item in mine]
+        results = [CaseResult(**result) for part in processes.tell(own) for result in part]
+        results.sort(key=lambda result: result.number)
+        if processes.rank == 0 and several:
+            write_summary(summary, results, processes.count, time.perf_counter() - started)
+        processes.tell()  # wait for the summary: torchrun ends all processes as soon as one has failed
+        failed = [result for result in results if result.status == FAILED]
+        if failed and processes.rank == 0:
+            lines = "".join(f"\n  {result.case}: {result.message}" for result in failed)
+            raise SystemExit(f"error: {len(failed)} of {len(items)} cases failed:{lines}")
+
+    def _run_case(self, item: dict[str, Any], number: int, count: int, global_epoch: int) -> CaseResult:
+        case = str(item["case"])
+        say = partial(print, f"[{number}/{count}] {case}:", flush=True)
+        result = CaseResult(number, case, str(item["image"]), rank=process_rank())
+        self.started = time.perf_counter()
+        try:
+            if not self.overwrite and self._already_there(case, item["image"]):
+                say(f"already there, {self.result_of(case)} (--overwrite True computes it again)")
+                result.status = THERE
+            else:
                 say(item["image"])
                 dataset = Dataset([item], self.cases.transform)
                 self.data_loader = DataLoader(dataset, batch_size=1, num_workers=0, collate_fn=self.collate_fn)
                 self.state.dataloader = self.data_loader
                 self.state.epoch_length = 1  # the engine was made for the whole folder
-                self.started = time.perf_counter()
                 super().run(global_epoch)
                 say(f"{self.result_of(case)} ({time.perf_counter() - self.started:.1f} s)")
-            except Exception as error:  # any failure of a case is reported, and the next case gets its turn
-                cause = root_cause(error)
-                kind = "" if isinstance(cause, ValueError | OSError) else f"{type(cause).__name__}: "
-                failed[case] = f"{kind}{cause}"
-                logger.debug("case %s failed", case, exc_info=True)
-                say(f"failed: {failed[case]}")
-        if failed:
-            lines = "".join(f"\n  {case}: {message}" for case, message in failed.items())
-            raise SystemExit(f"error: {len(failed)} of {len(items)} cases failed:{lines}")
+            result.output = str(self.result_of(case))
+        except Exception as error:  # any failure of a case is reported, and the next case gets its turn
+            cause = root_cause(error)
+            kind = "" if isinstance(cause, ValueError | OSError) else f"{type(cause).__name__}: "
+            result.status, result.message = FAILED, f"{kind}{cause}"
+            logger.debug("case %s failed", case, exc_info=True)
+            say(f"failed: {result.message}")
+        result.seconds = round(time.perf_counter() - self.started, 2)
+        return result
 
     # ---- what differs between volumes and runs ----
 
@@ -101,17 +135,46 @@ class CaseEvaluator(SupervisedEvaluator):
         """The record of a case, written last."""
         return record_path(self.result_of(case))
 
-    def _already_there(self, case: str) -> bool:
+    def check_names(self, cases: Sequence[str]) -> None:
+        """Refuse cases whose files would be the same, before any is computed.
+
+        Raises:
+            ValueError: names them.
+        """
+        taken = {SUMMARY: "the summary"}
+        for case in cases:
+            name = self.record_of(case).name.casefold()  # as a file system may see it
+            if name in taken:
+                raise ValueError(
+                    f"case '{case}' and {taken[name]} would be written to the same file "
+                    f"({self.record_of(case)}): rename one, or give another --output_postfix."
+                )
+            taken[name] = f"case '{case}'"
+
+    def _already_there(self, case: str, image: Any) -> bool:
         """Whether result and record are there; something else that was made under the same name is not replaced."""
-        record = self.record_of(case)
-        if not (record.exists() and self.result_of(case).exists()):
+        record, result = self.record_of(case), self.result_of(case)
+        if not (record.exists() and result.exists()):
             return False
-        if others := [text for handler in self.records if (text := handler.differences(record))]:
+        others = [text for handler in self.records if (text := handler.differences(record))]
+        others = others or _other_files(record, result, image)
+        if others:
             raise ValueError(
-                f"{self.result_of(case)} is there already, made with {'; '.join(others)}: give --overwrite True to "
+                f"{result} is there already, made with {'; '.join(others)}: give --overwrite True to "
                 "replace it, or another --output_dir or --output_postfix."
             )
         return True
+
+
+def _other_files(record: Path, result: Path, image: Any) -> list[str]:
+    """What a record says about its files that is not so: another input, another size of the result."""
+    content = json.loads(record.read_text())
+    found, made_of, size = [], content["input"].get("file"), content["output"].get("bytes")
+    if isinstance(image, str | Path) and made_of is not None and os.path.abspath(made_of) != absolute(image):
+        found.append(f"input {made_of} (now {absolute(image)})")
+    if size is not None and size != data_bytes(result):
+        found.append(f"{size} bytes (now {data_bytes(result)}: changed since, or interrupted)")
+    return found
 
 
 class RunEvaluator(CaseEvaluator):
@@ -138,13 +201,13 @@ class RunEvaluator(CaseEvaluator):
     def record_of(self, case: str) -> Path:
         return self.saver.record_for(case)
 
-    def _already_there(self, case: str) -> bool:
+    def _already_there(self, case: str, image: Any) -> bool:
         if strangers := self.saver.strangers(case):
             raise ValueError(
                 f"{strangers[0]} is there already and was not written by this program: give another --output_dir or "
                 "--output_postfix, or --overwrite True to replace it."
             )
-        return super()._already_there(case)
+        return super()._already_there(case, image)
 
 
 def record_path(volume_path: Path) -> Path:

@@ -15,7 +15,7 @@ from ignite.engine import Engine, Events
 from custom_nets.engines.cases import record_path
 from custom_nets.geometry import Grid
 from custom_nets.resampling import apply_separable, slice_profile_matrix
-from custom_nets.utils.record import environment, file_record, peak_memory_gib, write_json
+from custom_nets.utils.record import absolute, environment, file_record, peak_memory_gib, write_json
 from custom_nets.visualize import preview_figure
 
 __all__ = ["InferenceRecord", "consistency"]
@@ -113,6 +113,7 @@ class InferenceRecord:
     def write(self, engine: Any, case: str, image: Any, output: Any) -> None:
         """Picture and record of one case: MetaTensors [C, X, Y, Z] in input units."""
         source, target = Grid.of(image), Grid.of(output)
+        made_of = image.meta.get("filename_or_obj")
         path = Path(output.meta["saved_to"])
         stem = path.name.removesuffix(".nii.gz")
         if self.preview:
@@ -128,7 +129,7 @@ class InferenceRecord:
             {
                 "case": case,
                 "input": {
-                    "file": image.meta.get("filename_or_obj"),
+                    "file": made_of and absolute(made_of),
                     **_geometry(source),
                     "volumes": len(image),
                     **meta,

@@ -13,7 +13,7 @@ from ignite.engine import Engine
 from custom_nets.data.run_output import run_summary
 from custom_nets.data.runs import AngiographyRun
 from custom_nets.handlers.inference_record import InferenceRecord
-from custom_nets.utils.record import environment, file_record, peak_memory_gib, write_json
+from custom_nets.utils.record import absolute, environment, file_record, peak_memory_gib, write_json
 from custom_nets.visualize_runs import run_figure
 
 __all__ = ["RunRecord"]
@@ -53,7 +53,7 @@ class RunRecord(InferenceRecord):
             {
                 "case": case,
                 "input": {
-                    "file": source["source"],
+                    "file": source["source"] and absolute(source["source"]),
                     "format": image.origin.format,
                     "frames": len(image),
                     "size": source["size"],

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["checked_device"]
+from custom_nets.utils.processes import process_rank
+
+__all__ = ["checked_device", "default_device"]
+
+
+def default_device() -> torch.device:
+    """Where to compute when nobody said: a CUDA device if there is one, otherwise the CPU.
+
+    Processes that torchrun started on one machine take a device each; where they are more than there are devices (or
+    each is shown only its own, as some schedulers do), they take turns.
+    """
+    count = torch.cuda.device_count()
+    return torch.device("cuda", process_rank(local=True) % count) if count else torch.device("cpu")
 
 
 def checked_device(device: str | torch.device) -> torch.device:

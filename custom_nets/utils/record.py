@@ -8,8 +8,10 @@ import math
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -19,15 +21,20 @@ import numpy as np
 import torch
 
 __all__ = [
+    "absolute",
+    "data_bytes",
     "environment",
     "file_record",
     "git_revision",
+    "part_path",
     "peak_memory_gib",
     "plain",
+    "remove_old_parts",
     "write_json",
     "write_text",
 ]
 
+_PART = ".part-"
 _PACKAGES = (
     *("custom_nets", "torch", "monai", "pytorch-ignite", "numpy", "scipy"),
     *("nibabel", "pydicom", "scikit-image", "mlflow"),
@@ -60,10 +67,24 @@ def git_revision() -> str:
         return "unknown"
 
 
+def absolute(path: str | os.PathLike) -> str:
+    """A path that says the same in whatever folder it is read."""
+    return os.path.abspath(Path(path).expanduser())
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+
+
+def data_bytes(path: str | os.PathLike) -> int:
+    """Size of a file, or of all files directly in a folder (a DICOM series, pictures); 0 when it is not there."""
+    return sum(part.stat().st_size for part in _files(Path(path)) if part.is_file())
+
+
 def file_record(path: str | os.PathLike) -> dict[str, Any]:
     """Size and SHA-256 of a file; for a folder (a DICOM series) of its files in the order of their names."""
     path = Path(path)
-    parts = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    parts = _files(path)
     if not all(part.is_file() for part in parts):
         return {"bytes": None, "sha256": None}
     digest = hashlib.sha256()
@@ -71,7 +92,7 @@ def file_record(path: str | os.PathLike) -> dict[str, Any]:
         with open(part, "rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
-    return {"bytes": sum(part.stat().st_size for part in parts), "sha256": digest.hexdigest()}
+    return {"bytes": data_bytes(path), "sha256": digest.hexdigest()}
 
 
 def peak_memory_gib() -> float:
@@ -97,10 +118,34 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
+def part_path(path: str | os.PathLike) -> Path:
+    """Where to write what is to become ``path`` once it is whole: beside it, hidden, another for each process.
+
+    The suffix stays, as writers choose the format by it.
+    """
+    path = Path(path)
+    return path.with_name(f"{_PART}{os.getpid()}-{path.name}")
+
+
+def remove_old_parts(folder: str | os.PathLike, age_s: float = 3600.0) -> list[Path]:
+    """Remove what processes that were killed left under :func:`part_path` directly in a folder.
+
+    Such a file is never taken for an input or a result; this only frees its space. Others may be at work in the same
+    folder, on other machines, too: what somebody wrote to within ``age_s`` seconds stays.
+
+    Returns:
+        What was removed.
+    """
+    old = [p for p in Path(folder).glob(f"{_PART}*") if time.time() - p.lstat().st_mtime > age_s]
+    for path in old:
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    return old
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write beside and rename: a reader never sees half of it."""
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = part_path(path)
     try:
         part.write_text(text, encoding="utf-8")
         os.replace(part, path)

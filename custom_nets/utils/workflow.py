@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from types import FrameType
@@ -17,7 +16,6 @@ __all__ = [
     "merged_config",
     "network_arguments",
     "plain_settings",
-    "process_rank",
     "running_bundle",
     "running_workflow",
 ]
@@ -95,11 +93,6 @@ def merged_config() -> dict[str, Any]:
     """The whole config of the running bundle as it was started, files and overrides merged."""
     parser = _parser()
     return {} if parser is None else parser.get()
-
-
-def process_rank(local: bool = False) -> int:
-    """Number of this process among those that torchrun started, over all machines or on this one; 0 without it."""
-    return int(os.environ.get("LOCAL_RANK" if local else "RANK", 0))
 
 
 def plain_settings(max_length: int = 500) -> dict[str, str]:

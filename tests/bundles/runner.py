@@ -45,12 +45,23 @@ def message_of(bundle: Path, input: Any, output_dir: Path, **options: Any) -> st
     return str(root_cause(caught.value))
 
 
-def command(config: str, *arguments: Any, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess:
-    """``python -m monai.bundle run``, with what a newcomer's shell has: no variables of ours."""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment["OMP_NUM_THREADS"] = "1"
-    line = [sys.executable, "-m", "monai.bundle", "run", "--config_file", config, *map(str, arguments)]
-    return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=500)
+def command_line(config: str, *arguments: Any, processes: int = 1) -> list[str]:
+    """``python -m monai.bundle run``, or the same by ``torchrun``."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] * (processes > 1)
+    return [sys.executable, *launcher, "-m", "monai.bundle", "run", "--config_file", config, *map(str, arguments)]
+
+
+def newcomer() -> dict[str, str]:
+    """What a newcomer's shell has: no variables of ours."""
+    return {**{key: value for key, value in os.environ.items() if key != "PYTHONPATH"}, "OMP_NUM_THREADS": "1"}
+
+
+def command(
+    config: str, *arguments: Any, cwd: Path = REPOSITORY, processes: int = 1
+) -> subprocess.CompletedProcess[str]:
+    """One run of a bundle from the command line."""
+    line = command_line(config, *arguments, processes=processes)
+    return subprocess.run(line, cwd=cwd, env=newcomer(), capture_output=True, text=True, timeout=500)
 
 
 def expect(pattern: str, message: str) -> None:

@@ -1,0 +1,71 @@
+"""What became of each case of a folder: a JSON file and a few lines for whoever started it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from custom_nets.utils.record import write_json
+
+__all__ = ["FAILED", "MADE", "SUMMARY", "THERE", "CaseResult", "write_summary"]
+
+SUMMARY = "summary.json"
+MADE, THERE, FAILED = "made", "already there", "failed"
+
+
+@dataclass
+class CaseResult:
+    """One case.
+
+    Attributes:
+        number: place in the list of cases, from 1.
+        case: its name.
+        input: path of the image.
+        rank: number of the process that had it.
+        status: "made", "already there" (of an earlier, interrupted run) or "failed".
+        seconds: how long it took.
+        output: path of the result; None for a failed case.
+        message: why it failed.
+    """
+
+    number: int
+    case: str
+    input: str
+    rank: int = 0
+    status: str = MADE
+    seconds: float = 0.0
+    output: str | None = None
+    message: str | None = None
+
+
+def write_summary(path: Path, results: Sequence[CaseResult], processes: int, seconds: float) -> None:
+    """Write the JSON file and print how many cases were made, there and failed, for each process.
+
+    Args:
+        path: of the file.
+        results: all cases in the order of the list.
+        processes: how many shared them.
+        seconds: of the whole run.
+    """
+
+    def counts(rank: int | None = None) -> dict[str, int]:
+        found = Counter(result.status for result in results if rank in (None, result.rank))
+        return {status: found[status] for status in (MADE, THERE, FAILED)}
+
+    write_json(
+        path,
+        {
+            "cases": len(results),
+            **{status.replace(" ", "_"): number for status, number in counts().items()},
+            "processes": processes,
+            "seconds": round(seconds, 1),
+            "results": [asdict(result) for result in results],
+        },
+    )
+    rows = [(f"process {rank}", counts(rank)) for rank in range(processes)] if processes > 1 else []
+    print(f"{'':12} {'cases':>7} {MADE:>7} {THERE:>14} {FAILED:>7}")
+    for name, row in [*rows, ("all", counts())]:
+        print(f"{name:12} {sum(row.values()):7} {row[MADE]:7} {row[THERE]:14} {row[FAILED]:7}")
+    print(f"{seconds:.1f} s, each case in {path}", flush=True)

@@ -1,0 +1,79 @@
+"""The processes that ``torchrun`` started, on one machine or on many; a plain Python process is the only one of one."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from torch.distributed import PrefixStore, rendezvous
+
+__all__ = ["Meeting", "process_count", "process_rank", "share"]
+
+T = TypeVar("T")
+_meetings = itertools.count()  # all processes hold them in the same order
+
+
+def process_rank(local: bool = False) -> int:
+    """Number of this process among those that torchrun started, over all machines or on this one; 0 without it."""
+    return int(os.environ.get("LOCAL_RANK" if local else "RANK", 0))
+
+
+def process_count() -> int:
+    """How many processes torchrun started, over all machines; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+class Meeting:
+    """Where the processes of one ``torchrun`` tell each other plain values, through the store that it keeps for them.
+
+    No process group is made: Ignite's engines would take notice of one and wait for each other, although each process
+    has its own work. A process waits as long as it takes; when one dies, torchrun ends all, so that none waits in vain.
+    """
+
+    def __init__(self) -> None:
+        self.rank, self.count = process_rank(), process_count()
+        self._steps = itertools.count()
+        if self.count > 1:
+            store, *_ = next(rendezvous("env://", timeout=timedelta(days=14)))
+            self._store = PrefixStore(f"custom_nets/{next(_meetings)}", store)
+
+    def tell(self, value: Any = None) -> list[Any]:
+        """The values of all processes by their number; each one must call this equally often, and waits for the others.
+
+        Args:
+            value: what JSON can hold.
+        """
+        if self.count == 1:
+            return [value]
+        step = next(self._steps)
+        self._store.set(f"{step}/{self.rank}", json.dumps(value))
+        return [json.loads(self._store.get(f"{step}/{rank}")) for rank in range(self.count)]
+
+
+def share(items: Sequence[T], size: Callable[[T], float], count: int, rank: int) -> list[T]:
+    """The items that one of ``count`` processes works on: every item belongs to exactly one of them.
+
+    The largest item goes first, each to the process that has least so far. The same list gives the same shares
+    everywhere; a process may get none.
+
+    Args:
+        items: all that is to be done.
+        size: what an item costs, in any unit.
+        count, rank: number of processes, and of the one that asks.
+
+    Returns:
+        In the order of ``items``.
+    """
+    sizes = [float(size(item)) for item in items]
+    load = [(0.0, 0, process) for process in range(count)]  # by size, then by number of items
+    mine = []
+    for index in sorted(range(len(items)), key=lambda i: -sizes[i]):
+        total, number, process = min(load)
+        load[process] = (total + sizes[index], number + 1, process)
+        if process == rank:
+            mine.append(index)
+    return [items[index] for index in sorted(mine)]
