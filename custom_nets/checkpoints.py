@@ -27,6 +27,7 @@ __all__ = [
     "read_centroids",
     "read_checkpoint",
     "save_checkpoint",
+    "start_from",
 ]
 
 StateDict = Mapping[str, torch.Tensor]
@@ -144,6 +145,21 @@ def load_network(path: str | os.PathLike, map_location: str | torch.device = "cp
         except ValueError as error:
             raise ValueError(f"{path} cannot be used: {error}") from error
     return network.to(map_location).eval()
+
+
+def start_from(network: nn.Module, path: str | os.PathLike | None) -> nn.Module:
+    """The network itself, after the weights of a bundle checkpoint were put into it (None: it stays as it is).
+
+    Raises:
+        FileNotFoundError, ValueError: no such checkpoint, or that of another network.
+    """
+    if path is not None:
+        content = read_checkpoint(path)
+        name = (content.get("arch") or {}).get("name")
+        if name != type(network).__name__:
+            raise ValueError(f"{path} has the weights of {name}, but this config trains {type(network).__name__}.")
+        _load_strictly(network, content["model"], str(path))
+    return network
 
 
 # ---- published weights ----

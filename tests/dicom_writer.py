@@ -92,7 +92,6 @@ def write_dicom_series(
 
 def write_dataset(path: Path, elements: dict[str, Any]) -> None:
     """One DICOM file from keywords and values (None: left out)."""
-    import pydicom
     from pydicom.dataset import FileDataset, FileMetaDataset
 
     meta = FileMetaDataset()
@@ -103,8 +102,15 @@ def write_dataset(path: Path, elements: dict[str, Any]) -> None:
     for keyword, value in elements.items():
         if value is not None:
             setattr(dataset, keyword, value)
+    save_file(dataset, path)
+
+
+def save_file(dataset: Any, path: Path) -> None:
+    """Explicit VR Little Endian, with pydicom 2.4 and 3."""
+    import pydicom
+
     if int(pydicom.__version__.split(".")[0]) >= 3:
-        dataset.save_as(path, enforce_file_format=True)
+        dataset.save_as(path, enforce_file_format=True, implicit_vr=False, little_endian=True)
     else:
         dataset.is_little_endian, dataset.is_implicit_VR = True, False
         dataset.save_as(path, write_like_original=False)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.dicom_writer import EXPLICIT_LITTLE_ENDIAN
+from tests.dicom_writer import EXPLICIT_LITTLE_ENDIAN, save_file
 
 XA = "1.2.840.10008.5.1.4.1.1.12.1"
 XRF = "1.2.840.10008.5.1.4.1.1.12.2"
@@ -144,7 +144,7 @@ def save(path: Path, dataset: Any, frames: np.ndarray, syntax: str = EXPLICIT_LI
         file["PixelData"].is_undefined_length = True
         meta.TransferSyntaxUID = syntax
     path.parent.mkdir(parents=True, exist_ok=True)
-    file.save_as(path, enforce_file_format=True, implicit_vr=False, little_endian=True)
+    save_file(file, path)
     if syntax == ENCRYPTED:
         # same length, so that only the name of the syntax is another
         content = path.read_bytes()

@@ -14,7 +14,7 @@ from custom_nets.data.run_files import natural_key
 from custom_nets.data.run_io import find_runs
 from custom_nets.data.subjects import Item, load_datalist
 
-__all__ = ["number_repeats", "published_tuples", "read_simulated", "training_runs"]
+__all__ = ["number_repeats", "patient_of", "published_tuples", "read_simulated", "training_runs"]
 
 _LISTS = {"train": "TrainList.txt", "validation": "TestList.txt"}
 
@@ -55,7 +55,7 @@ def training_runs(source: str | Path, weight: float = 1.0) -> list[Item]:
     for folder in (p for p in others if p.is_dir()):
         measured += [(folder, entry) for entry in _runs_of(folder)]
     for folder, entry in measured:
-        subject = _patient(Path(entry["image"])) or (entry["case"] if folder == source else folder.name)
+        subject = patient_of(Path(entry["image"])) or (entry["case"] if folder == source else folder.name)
         items.append({"image": str(Path(entry["image"]).resolve()), "subject": subject, "weight": weight})
     if not items:
         raise FileNotFoundError(
@@ -76,7 +76,7 @@ def _runs_of(source: Path | list[Path]) -> list[dict[str, str]]:
         raise
 
 
-def _patient(path: Path) -> str | None:
+def patient_of(path: Path) -> str | None:
     """PatientID of a DICOM file, or of the first one in a folder."""
     from custom_nets.data.dicom_series import is_dicom_file
 

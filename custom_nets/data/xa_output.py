@@ -166,7 +166,7 @@ def derived_dataset(run: AngiographyRun, made_by: str = "custom_nets", descripti
         dataset = copy.deepcopy(source)
         for _ in dataset.iterall():  # decodes every element: an undecoded one would be written in its old byte order
             pass
-        if hasattr(dataset, "set_original_encoding"):  # pydicom 3 guards against just that
+        if hasattr(dataset, "original_character_set"):  # pydicom 3 guards against just that
             dataset.set_original_encoding(False, True, dataset.original_character_set)
         dataset.file_meta = copy.deepcopy(source.file_meta)
         _renumber(dataset, run)

@@ -24,9 +24,21 @@ from custom_nets.utils.errors import root_cause
 from custom_nets.utils.processes import Meeting, process_rank, share
 from custom_nets.utils.record import absolute, data_bytes, remove_old_parts
 
-__all__ = ["CaseEvaluator", "RunEvaluator", "record_path"]
+__all__ = ["CaseEvaluator", "CasesFailed", "RunEvaluator", "record_path"]
 
 logger = logging.getLogger(__name__)
+
+
+class CasesFailed(SystemExit):
+    """Some cases of a run failed: ends the process with a message that lists them.
+
+    Attributes:
+        causes: case -> what went wrong with it, of those that this process computed.
+    """
+
+    def __init__(self, message: str, causes: dict[str, BaseException]) -> None:
+        super().__init__(message)
+        self.causes = causes
 
 
 class CaseEvaluator(SupervisedEvaluator):
@@ -50,6 +62,7 @@ class CaseEvaluator(SupervisedEvaluator):
         self.overwrite = overwrite
         self.cases: Dataset = self.data_loader.dataset  # type: ignore[union-attr,assignment]
         self.started = 0.0
+        self.causes: dict[str, BaseException] = {}
         self.collate_fn = self.data_loader.collate_fn  # type: ignore[union-attr]
         self.records = [h for h in kwargs.get("val_handlers") or () if hasattr(h, "differences")]
         # one engine run per case: its start, end and errors are told here, in fewer words
@@ -65,7 +78,8 @@ class CaseEvaluator(SupervisedEvaluator):
 
         Raises:
             ValueError: two cases would be written to the same file; nothing was computed.
-            SystemExit: some cases failed; the message lists them. (Of several processes the first one says so.)
+            CasesFailed: (a ``SystemExit``) some cases failed; the message lists them. (Of several processes the first
+                one says so.)
         """
         check_writable(self.saver.output_dir)
         self.check_options()
@@ -91,7 +105,7 @@ class CaseEvaluator(SupervisedEvaluator):
         failed = [result for result in results if result.status == FAILED]
         if failed and processes.rank == 0:
             lines = "".join(f"\n  {result.case}: {result.message}" for result in failed)
-            raise SystemExit(f"error: {len(failed)} of {len(items)} cases failed:{lines}")
+            raise CasesFailed(f"error: {len(failed)} of {len(items)} cases failed:{lines}", self.causes)
 
     def _run_case(self, item: dict[str, Any], number: int, count: int, global_epoch: int) -> CaseResult:
         case = str(item["case"])
@@ -112,7 +126,7 @@ class CaseEvaluator(SupervisedEvaluator):
                 say(f"{self.result_of(case)} ({time.perf_counter() - self.started:.1f} s)")
             result.output = str(self.result_of(case))
         except Exception as error:  # any failure of a case is reported, and the next case gets its turn
-            cause = root_cause(error)
+            self.causes[case] = cause = root_cause(error)
             kind = "" if isinstance(cause, ValueError | OSError) else f"{type(cause).__name__}: "
             result.status, result.message = FAILED, f"{kind}{cause}"
             logger.debug("case %s failed", case, exc_info=True)

@@ -1,0 +1,1 @@
+"""MONAI Label app: the bundles in a viewer, see README.md."""

@@ -1,0 +1,1 @@
+"""Parts of the app; ``bundles`` needs no MONAI Label."""
