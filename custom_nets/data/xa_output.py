@@ -1,13 +1,11 @@
 """Runs as X-ray angiography DICOM: derived from the file a run came from, or made anew.
 
-A derived object says everywhere that it is one (PS3.3 C.7.6.1, C.12.1): new UIDs, DERIVED, what was done, from which
-instance, by which software; and for every frame whether it was measured. Elements that count frames are renumbered.
+A derived object says that it is one (:mod:`custom_nets.data.derived_dicom`), and for every frame whether it was
+measured. Elements that count frames are renumbered.
 """
 
 from __future__ import annotations
 
-import copy
-import io
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from custom_nets.data.derived_dicom import DerivedSeries, copied_dataset, decimal, mark_derived, save_dataset
 from custom_nets.data.run_intensity import IntensityMapping, MaskSubtraction
 from custom_nets.data.runs import AngiographyRun, RunGeometry
 from custom_nets.data.xa_dicom import ENHANCED_CLASSES, XA_CLASSES, mask_items
@@ -23,17 +22,7 @@ from custom_nets.data.xa_marks import mark_synthetic_frames, remove_marks
 
 __all__ = ["derived_dataset", "frame_ranges", "new_xa_dataset", "save_dataset"]
 
-_LOSSY = (
-    "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91",
-    "1.2.840.10008.1.2.4.203",
-)  # fmt: skip
 _XA_BITS = (8, 10, 12, 16)  # PS3.3 C.8.7.1.1.7
-_GONE = (
-    # about pixels, files or transfers that are no longer
-    "SmallestImagePixelValue", "LargestImagePixelValue", "SmallestPixelValueInSeries", "LargestPixelValueInSeries",
-    "IconImageSequence", "SourceImageSequence", "DigitalSignaturesSequence", "MACParametersSequence",
-    "ReferencedImageEvidenceSequence", "SourceImageEvidenceSequence",
-)  # fmt: skip
 
 
 def new_xa_dataset(
@@ -96,7 +85,7 @@ def new_xa_dataset(
         "PatientBirthDate": "",
         "PatientSex": "",
         "BodyPartExamined": body_part,
-        "KVP": _decimal(tube_kv),
+        "KVP": decimal(tube_kv),
         "XRayTubeCurrent": "",
         "ExposureTime": "",
         "RadiationSetting": "GR",
@@ -117,9 +106,9 @@ def new_xa_dataset(
         ("DistanceSourceToDetector", geometry.source_detector_mm),
         ("DistanceSourceToPatient", geometry.source_patient_mm),
     ):
-        elements[name] = None if value is None else _decimal(value)
+        elements[name] = None if value is None else decimal(value)
     if geometry.pixel_spacing_mm is not None:
-        elements["ImagerPixelSpacing"] = [_decimal(v) for v in geometry.pixel_spacing_mm]
+        elements["ImagerPixelSpacing"] = [decimal(v) for v in geometry.pixel_spacing_mm]
     for keyword, value in elements.items():
         if value is not None:
             setattr(dataset, keyword, value)
@@ -148,8 +137,6 @@ def derived_dataset(run: AngiographyRun, made_by: str = "custom_nets", descripti
     Raises:
         ValueError: float frames, or a run without times: DICOM must say them.
     """
-    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
-
     if not run.has_times:
         raise ValueError(
             f"{run.origin.path}: times of the frames are not known, but DICOM needs them: give --input_fps or "
@@ -163,12 +150,7 @@ def derived_dataset(run: AngiographyRun, made_by: str = "custom_nets", descripti
             relationship="LIN" if run.mapping.log else "DISP",
         )  # fmt: skip
     else:
-        dataset = copy.deepcopy(source)
-        for _ in dataset.iterall():  # decodes every element: an undecoded one would be written in its old byte order
-            pass
-        if hasattr(dataset, "original_character_set"):  # pydicom 3 guards against just that
-            dataset.set_original_encoding(False, True, dataset.original_character_set)
-        dataset.file_meta = copy.deepcopy(source.file_meta)
+        dataset = copied_dataset(source)
         _renumber(dataset, run)
         enhanced = str(dataset.SOPClassUID) in ENHANCED_CLASSES
         if not enhanced or "FrameIncrementPointer" in dataset:  # enhanced objects say times with each frame
@@ -179,14 +161,7 @@ def derived_dataset(run: AngiographyRun, made_by: str = "custom_nets", descripti
             set_angles(dataset, run.geometry, run.origin.meta.get("angle_styles", {}))
             set_table(dataset, run.geometry)
         _set_pixels(dataset, run.frames, run.origin.meta.get("bits_stored"))
-    if source is not None and str(source.file_meta.TransferSyntaxUID) in _LOSSY:
-        dataset.LossyImageCompression = "01"  # the loss stays, whatever the pixels are stored as now
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     if source is not None:
-        dataset.SeriesInstanceUID = generate_uid()
-        dataset.SeriesNumber = int(source.get("SeriesNumber") or 0) + 1000
         dataset.InstanceNumber = 1
     _describe(dataset, run, made_by, description)
     return dataset
@@ -204,46 +179,34 @@ def frame_ranges(numbers: Sequence[int] | NDArray) -> str:
 
 
 def _describe(dataset: Any, run: AngiographyRun, made_by: str, description: str) -> None:
-    from pydicom.dataset import Dataset
-
-    import custom_nets
-
-    now = datetime.now()
     made = np.flatnonzero(run.synthetic) + 1
     rest = list(dataset.get("ImageType") or [])[2:]
     enhanced = str(dataset.SOPClassUID) in ENHANCED_CLASSES
     # the classic object calls every later image secondary, the enhanced one knows primary only
-    dataset.ImageType = ["DERIVED", "PRIMARY" if enhanced else "SECONDARY", *(rest or ["SINGLE PLANE"])]
+    image_type = ["DERIVED", "PRIMARY" if enhanced else "SECONDARY", *(rest or ["SINGLE PLANE"])]
     text = f"{description} " if description else ""
     text += f"{len(made)} of {len(run)} frames are synthetic, made by {made_by}: {frame_ranges(made) or 'none'}. "
     text = text if len(text) < 900 else f"{text[:880]}... (all of them in FrameNumbersOfInterest). "
-    dataset.DerivationDescription = text + "The other frames are as measured. For research only."
-    base = str(dataset.get("SeriesDescription") or "")
-    dataset.SeriesDescription = f"{base[: 63 - len(made_by)]} {made_by}".strip()
-    dataset.InstanceCreationDate, dataset.InstanceCreationTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
-    if run.origin.sources:
-        dataset.SourceImageSequence = [_source(*source) for source in run.origin.sources]
-    equipment = Dataset()
-    equipment.PurposeOfReferenceCodeSequence = [_code("109103", "DCM", "Modifying Equipment")]
-    equipment.Manufacturer, equipment.ManufacturerModelName = "custom_nets", made_by
-    equipment.SoftwareVersions = custom_nets.__version__
-    equipment.ContributionDateTime = now.strftime("%Y%m%d%H%M%S")
-    equipment.ContributionDescription = "Frames were made between measured ones; for research only"
-    dataset.ContributingEquipmentSequence = [*(dataset.get("ContributingEquipmentSequence") or []), equipment]
+    source = run.origin.dataset
+    series = DerivedSeries(
+        made_by=made_by,
+        derivation=f"{text}The other frames are as measured.",
+        contribution="Frames were made between measured ones",
+        number=None if source is None else int(source.get("SeriesNumber") or 0) + 1000,
+        description=DerivedSeries.described(dataset.get("SeriesDescription"), made_by),
+    )
+    mark_derived(dataset, series, image_type, run.origin.sources)
     if enhanced:
         dataset.ContentQualification = "RESEARCH"
     mark_synthetic_frames(dataset, made.tolist(), run.times_s)
 
 
 def _renumber(dataset: Any, run: AngiographyRun) -> None:
-    """Elements that name frames get the new numbers; those of frames that are gone, and old pixel facts, go."""
+    """Elements that name frames get the new numbers; those of frames that are gone go."""
     count = max(int(dataset.get("NumberOfFrames") or 1), int(run.source_index.max()) + 1)
     new_index = np.full(count, -1)
     kept = run.source_index >= 0
     new_index[run.source_index[kept]] = np.flatnonzero(kept)
-    for keyword in _GONE:
-        if keyword in dataset:
-            del dataset[keyword]
     for keyword in ("RepresentativeFrameNumber", "StartTrim", "StopTrim"):
         if keyword in dataset:
             number = int(dataset.get(keyword) or 0)
@@ -350,43 +313,3 @@ def _set_pixels(dataset: Any, frames: NDArray, bits_stored: int | None) -> None:
     data = frames.astype(frames.dtype.newbyteorder("<"), copy=False).tobytes()
     dataset.PixelData = data + b"\0" * (len(data) % 2)
     dataset["PixelData"].VR = "OB" if frames.dtype.itemsize == 1 else "OW"
-
-
-def _source(class_uid: str, instance_uid: str) -> Any:
-    from pydicom.dataset import Dataset
-
-    item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = class_uid, instance_uid
-    item.PurposeOfReferenceCodeSequence = [_code("121322", "DCM", "Source image for image processing operation")]
-    return item
-
-
-def _code(value: str, scheme: str, meaning: str) -> Any:
-    from pydicom.dataset import Dataset
-
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
-    return item
-
-
-def _decimal(value: float) -> str:
-    from pydicom.valuerep import format_number_as_ds
-
-    return format_number_as_ds(float(value))
-
-
-def save_dataset(dataset: Any, path: Any) -> None:
-    """Write a data set as Explicit VR Little Endian (pydicom 2.4 and 3)."""
-    import pydicom
-
-    if int(pydicom.__version__.split(".")[0]) < 3:
-        dataset.is_little_endian, dataset.is_implicit_VR = True, False
-        dataset.save_as(path, write_like_original=False)
-        return
-    pixels = dataset.PixelData
-    try:
-        # written from a stream piece by piece; from bytes pydicom would make two more copies of a whole run
-        dataset["PixelData"].value = io.BytesIO(pixels)
-        dataset.save_as(path, enforce_file_format=True, implicit_vr=False, little_endian=True)
-    finally:
-        dataset["PixelData"].value = pixels
