@@ -154,7 +154,9 @@ def decimal(value: float) -> str:
     """A decimal string: at most 16 characters."""
     from pydicom.valuerep import format_number_as_ds
 
-    return format_number_as_ds(float(value))
+    text = format_number_as_ds(float(value))
+    # pydicom makes 17 characters of a number that is rounded up to a power of ten
+    return text if len(text) <= 16 else format_number_as_ds(float(f"{value:.12g}"))
 
 
 def save_dataset(dataset: Any, path: Any) -> None:

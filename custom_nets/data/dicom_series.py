@@ -15,7 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DicomVolume", "decode_pixels", "dicom_files", "holds_dicom", "is_dicom_file", "load_series"]
+__all__ = [
+    "DicomVolume",
+    "decode_pixels",
+    "dicom_files",
+    "holds_dicom",
+    "is_dicom_file",
+    "load_series",
+    "series_headers",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +146,20 @@ def load_series(path: str | Path, series_uid: str | None = None, allow_irregular
     if note:
         meta["geometry_note"] = note
     return DicomVolume(array, _LPS_TO_RAS @ lps, meta)
+
+
+def series_headers(path: str | Path, series_uid: str | None = None) -> list[tuple[Path, Any]]:
+    """Files of one series and their whole headers without pixels, each image once, as :func:`load_series` takes them.
+
+    Raises:
+        ValueError: no DICOM image or several series in the folder.
+    """
+    import pydicom
+
+    path = Path(path)
+    files = _choose_series(_read_headers(path if path.is_dir() else path.parent), path, series_uid)
+    once = {str(header.get("SOPInstanceUID", file.name)): file for file, header in files}
+    return [(file, pydicom.dcmread(file, stop_before_pixels=True, force=True)) for file in once.values()]
 
 
 def _read_headers(folder: Path) -> list[tuple[Path, Any]]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from custom_nets.utils.record import part_path
 
-__all__ = ["check_writable", "read_nifti", "write_nifti"]
+__all__ = ["check_writable", "largest_distance", "read_nifti", "write_nifti"]
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def _geometry(path: str | Path, image: Any, shape: tuple[int, ...]) -> tuple[NDA
             note = "the header has no orientation (qform and sform code 0); axes taken as left-posterior-superior"
         elif meta["qform_code"] and meta["sform_code"]:
             try:
-                apart = _largest_distance(affine, header.get_qform(), shape[:3])
+                apart = largest_distance(affine, header.get_qform(), shape[:3])
             except ValueError:  # an invalid quaternion or voxel size
                 apart = float("inf")
             if apart > _SAME_PLACE_MM:
@@ -109,7 +109,7 @@ def _check_stored_spacing(path: str | Path, image: Any) -> None:
         raise ValueError(f"{path} has voxels of {' x '.join(f'{v:g}' for v in stored)} mm: repair the header first.")
 
 
-def _largest_distance(a: NDArray[np.float64], b: NDArray[np.float64] | None, shape: tuple[int, ...]) -> float:
+def largest_distance(a: NDArray[np.float64], b: NDArray[np.float64] | None, shape: tuple[int, ...]) -> float:
     """How far apart (mm) two affines put the same voxel, over a volume of this shape."""
     if b is None:
         return float("inf")
@@ -166,7 +166,7 @@ def write_nifti(
     image = nib.Nifti1Image(np.asarray(array, dtype=np.float32), affine)
     image.set_qform(affine, qform_code)
     _refine_quaternion(image.header, affine)
-    if _largest_distance(affine, image.header.get_qform(), array.shape[:3]) > _ROUNDING_MM:
+    if largest_distance(affine, image.header.get_qform(), array.shape[:3]) > _ROUNDING_MM:
         image.set_qform(None, 0)
     image.set_sform(affine, sform_code)
     image.header.set_xyzt_units("mm", "sec")

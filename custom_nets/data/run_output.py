@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from custom_nets.data.nifti import check_writable
 from custom_nets.data.run_files import SIDE_FILE, side_file
 from custom_nets.data.runs import AngiographyRun
-from custom_nets.utils.record import part_path, plain, write_json
+from custom_nets.utils.record import new_folder, part_path, plain, write_json
 
 __all__ = ["RUN_FORMATS", "check_format", "default_format", "run_path", "run_summary", "write_run"]
 
@@ -178,23 +177,12 @@ def _write_pictures(run: AngiographyRun, folder: Path) -> None:
         frames = frames.view(np.uint8 if frames.dtype == np.int8 else np.uint16)
     if folder.exists() and not ((folder / SIDE_FILE).is_file() or not any(folder.iterdir())):
         raise OSError(f"{folder} is there already and was not written by this program: choose another output folder.")
-    temporary = part_path(folder)
-    old = temporary.with_name(temporary.name + "-old")
-    try:
-        temporary.mkdir(parents=True)
+    with new_folder(folder) as part:
         digits = max(4, len(str(len(frames))))
         for number, frame in enumerate(frames, 1):
-            if not cv2.imwrite(str(temporary / f"frame_{number:0{digits}d}.png"), frame):
+            if not cv2.imwrite(str(part / f"frame_{number:0{digits}d}.png"), frame):
                 raise OSError(f"{folder} could not be written.")
-        write_json(temporary / SIDE_FILE, run_summary(run))
-        if folder.exists():
-            folder.rename(old)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        write_json(part / SIDE_FILE, run_summary(run))
 
 
 def _shown(run: AngiographyRun, mark: bool) -> Iterator[NDArray[np.uint8]]:

@@ -46,7 +46,8 @@ def find_cases(
             ``"case"``; relative paths start at the JSON file's folder).
         suffixes: of the image files to take from a folder.
         section: the list to take from a JSON dictionary with several.
-        skip_postfix: leave files ``*_<skip_postfix><suffix>`` of a folder out: results of an earlier run. One or more.
+        skip_postfix: leave files ``*_<skip_postfix><suffix>`` and sub-folders ``*_<skip_postfix>`` of a folder out:
+            results of an earlier run. One or more.
 
     Returns:
         ``{"image": path, "case": name}`` sorted by path; names are unique without regard to upper and lower case. Where
@@ -102,7 +103,7 @@ def _from_folder(folder: Path, suffixes: tuple[str, ...], skip_postfix: str | Se
         if path.name.startswith("."):
             continue
         if path.is_dir():
-            take = holds_dicom(path)
+            take = holds_dicom(path) and not path.name.endswith(own)
         else:
             take = path.name.lower().endswith(suffixes) and not case_name(path).endswith(own)
         if take:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from custom_nets.data.derived_dicom import decimal
 from custom_nets.data.run_parts import wrap_degrees
 from custom_nets.data.runs import AngiographyRun, RunGeometry
 from custom_nets.data.xa_times import STAMPS, parse_stamp, stamp
@@ -31,13 +32,13 @@ def set_times(dataset: Any, times_s: NDArray[np.float64]) -> None:
             del dataset[keyword]
     if even:
         step_ms = 1000 * (times_s[-1] - times_s[0]) / (len(times_s) - 1)
-        dataset.FrameTime = _decimal(round(step_ms, 6))
+        dataset.FrameTime = decimal(round(step_ms, 6))
         dataset.FrameIncrementPointer = 0x00181063
         dataset.ActualFrameDuration = max(1, round(step_ms))
     else:
         # differences of rounded times: roundings do not add up; the first entry is 0 by the standard
         vector = np.diff(np.round(1000 * times_s, 6), prepend=np.round(1000 * times_s[0], 6))
-        dataset.FrameTimeVector = [_decimal(round(v, 6)) for v in vector]
+        dataset.FrameTimeVector = [decimal(round(v, 6)) for v in vector]
         dataset.FrameIncrementPointer = 0x00181065
     rate = max(1, round(1 / float(np.median(steps))))
     dataset.CineRate, dataset.RecommendedDisplayFrameRate = rate, rate
@@ -59,8 +60,8 @@ def set_angles(dataset: Any, geometry: RunGeometry, styles: Mapping[str, str]) -
                 "offsets": turned - turned[0],
                 "absolute": angles,
             }[styles.get(name, "steps")]
-            setattr(dataset, increment, [_decimal(round(v, 6)) for v in values])
-        setattr(dataset, f"Positioner{name}Angle", _decimal(round(float(angles[0]), 6)))
+            setattr(dataset, increment, [decimal(round(v, 6)) for v in values])
+        setattr(dataset, f"Positioner{name}Angle", decimal(round(float(angles[0]), 6)))
 
 
 def set_table(dataset: Any, geometry: RunGeometry) -> None:
@@ -72,7 +73,7 @@ def set_table(dataset: Any, geometry: RunGeometry) -> None:
         return
     dataset.TableMotion = "DYNAMIC"
     for keyword, values in zip(_TABLE, geometry.table_mm.T, strict=True):
-        setattr(dataset, keyword, [_decimal(round(v, 6)) for v in np.diff(values, prepend=values[0])])
+        setattr(dataset, keyword, [decimal(round(v, 6)) for v in np.diff(values, prepend=values[0])])
 
 
 def set_frame_groups(dataset: Any, run: AngiographyRun) -> None:
@@ -125,7 +126,7 @@ def _between(before: Any, after: Any, fraction: float) -> Any:
                         value = float(wrap_degrees(float(element.value) + fraction * change))
                     else:
                         value = float(element.value) + fraction * change
-                    element.value = _decimal(round(value, 6)) if element.VR == "DS" else value
+                    element.value = decimal(round(value, 6)) if element.VR == "DS" else value
     _stamp_between(_content(group), _content(before), _content(after), fraction)
     return group
 
@@ -192,9 +193,3 @@ def _number_dimensions(groups: list[Any], old: list[Any]) -> None:
         group.FrameContentSequence[0].DimensionIndexValues = [
             number if grows else value for value, grows in zip(own, counts, strict=True)
         ]
-
-
-def _decimal(value: float) -> str:
-    from pydicom.valuerep import format_number_as_ds
-
-    return format_number_as_ds(float(value))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from ignite.engine import Events
-from monai.data import DataLoader, Dataset
+from monai.data import DataLoader, Dataset, decollate_batch
 from monai.engines import SupervisedEvaluator
 
 from custom_nets.data.nifti import check_writable
@@ -69,6 +69,7 @@ class CaseEvaluator(SupervisedEvaluator):
         self.logger.setLevel(logging.CRITICAL)
         # Ignite's way to go on after an interrupt would skip the run after a failed one
         self.interrupt_resume_enabled = False
+        self.add_event_handler(Events.ITERATION_STARTED, self._check_format)
 
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]  # as MONAI's Evaluator has it
         """Run all cases; in each process that ``torchrun`` started, its share of them.
@@ -142,7 +143,7 @@ class CaseEvaluator(SupervisedEvaluator):
             self.inferer.target_grid(Grid((64, 64, 64), np.eye(4)))
 
     def result_of(self, case: str) -> Path:
-        """The file that a case is written to."""
+        """The file (a DICOM series: the folder) that a case is written to."""
         return self.saver.path_for(case)
 
     def record_of(self, case: str) -> Path:
@@ -168,7 +169,7 @@ class CaseEvaluator(SupervisedEvaluator):
     def _already_there(self, case: str, image: Any) -> bool:
         """Whether result and record are there; something else that was made under the same name is not replaced."""
         record, result = self.record_of(case), self.result_of(case)
-        if not (record.exists() and result.exists()):
+        if not (record.exists() and self._has_result(case)):
             return False
         others = [text for handler in self.records if (text := handler.differences(record))]
         others = others or _other_files(record, result, image)
@@ -177,7 +178,19 @@ class CaseEvaluator(SupervisedEvaluator):
                 f"{result} is there already, made with {'; '.join(others)}: give --overwrite True to "
                 "replace it, or another --output_dir or --output_postfix."
             )
-        return True
+        return result.exists()
+
+    def _has_result(self, case: str) -> bool:
+        """Whether there is a result, in whatever format (the record says which was asked for)."""
+        return any(path.exists() for path in self.saver.paths_for(case).values())
+
+    def _check_format(self, engine: Any) -> None:
+        """A format that cannot hold the result is refused before the work is done."""
+        item = decollate_batch(engine.state.batch)[0]
+        grid = Grid.of(item["image"])
+        if hasattr(self.inferer, "target_grid"):
+            grid = self.inferer.target_grid(grid)
+        self.saver.check(str(item["case"]), item["image"], grid)
 
 
 def _other_files(record: Path, result: Path, image: Any) -> list[str]:
@@ -200,10 +213,8 @@ class RunEvaluator(CaseEvaluator):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(decollate=False, **kwargs)
-        self.add_event_handler(Events.ITERATION_STARTED, self._check_format)
 
     def _check_format(self, engine: Any) -> None:
-        """A format that cannot hold the run is refused before the work is done."""
         self.saver.format_for(engine.state.batch["image"])
 
     def result_of(self, case: str) -> Path:
@@ -214,6 +225,9 @@ class RunEvaluator(CaseEvaluator):
 
     def record_of(self, case: str) -> Path:
         return self.saver.record_for(case)
+
+    def _has_result(self, case: str) -> bool:
+        return self.result_of(case).exists()
 
     def _already_there(self, case: str, image: Any) -> bool:
         if strangers := self.saver.strangers(case):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from monai.transforms import MapTransform
 from numpy.typing import NDArray
 
 from custom_nets.data.dicom_series import holds_dicom, is_dicom_file, load_series
+from custom_nets.data.mr_output import check_mr_series, is_mr_result, write_mr_series
 from custom_nets.data.nifti import check_writable, read_nifti, write_nifti
 from custom_nets.data.volumes import case_name
+from custom_nets.geometry import Grid
 
 __all__ = ["LoadVolumed", "SaveVolumed", "check_writable", "load_volume"]
 
@@ -127,21 +130,27 @@ class LoadVolumed(MapTransform):
 
 
 class SaveVolumed(MapTransform):
-    """Write volumes as float32 NIfTI ``<output_dir>/<case>_<postfix>.nii.gz``, on the grid that they have.
+    """Write volumes ``<output_dir>/<case>_<postfix>`` on the grid that they have, whole or not at all.
 
-    The affine is that of the volume itself and goes into qform and sform (sform only where no quaternion can hold it,
-    see :func:`custom_nets.data.nifti.write_nifti`); the codes and the time step come from the source image. The file
-    appears at once and whole, or not at all; its path is put into the volume's ``meta["saved_to"]``.
+    ``nifti``: float32 ``.nii.gz``. The affine is that of the volume itself and goes into qform and sform (sform only
+    where no quaternion can hold it, see :func:`custom_nets.data.nifti.write_nifti`); the codes and the time step come
+    from the source image. ``dicom``: a folder with a series derived from the source image's, see
+    :func:`custom_nets.data.mr_output.write_mr_series`. The path is put into the volume's ``meta["saved_to"]``.
 
     Args:
-        keys: entries with a ``MetaTensor`` [C, x, y, z] each; C > 1 is written as 4D.
+        keys: entries with a ``MetaTensor`` [C, x, y, z] each; C > 1 is written as 4D (NIfTI only).
         output_dir: made if it does not exist.
         output_postfix: end of the file name; with several keys the key is added.
         ref_key: entry with the source image, for what the header needs and the name; may be missing.
         case_key: entry with the name of the case; where missing, the name comes from the source file (the folder's
             name for a DICOM series).
+        output_format: "nifti" or "dicom"; None: NIfTI.
+        made_by: name and version of the method, for DICOM headers.
+        content: what the values are where they are not the scan's signal, for DICOM headers.
         allow_missing_keys: leave out keys that an item lacks.
     """
+
+    suffixes = {"nifti": ".nii.gz", "dicom": ""}
 
     def __init__(
         self,
@@ -150,18 +159,51 @@ class SaveVolumed(MapTransform):
         output_postfix: str = "arssr",
         ref_key: str = "image",
         case_key: str = "case",
+        output_format: str | None = None,
+        made_by: str = "custom_nets",
+        content: str = "",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        if output_format is not None and output_format not in self.suffixes:
+            raise ValueError(f"output_format must be {' or '.join(self.suffixes)}, got {output_format!r}.")
         self.output_dir = Path(output_dir)
         self.output_postfix = output_postfix
         self.ref_key = ref_key
         self.case_key = case_key
+        self.output_format = output_format or "nifti"
+        self.made_by = made_by
+        self.content = content
+
+    def paths_for(self, case: str, key: Hashable | None = None) -> dict[str, Path]:
+        """The file (for DICOM: the folder) that a case is written to, for each format."""
+        parts = [case, self.output_postfix] + ([str(key)] if key is not None and len(self.keys) > 1 else [])
+        stem = "_".join(part for part in parts if part)
+        return {name: self.output_dir / f"{stem}{suffix}" for name, suffix in self.suffixes.items()}
 
     def path_for(self, case: str, key: Hashable | None = None) -> Path:
-        """The file that a case is written to."""
-        parts = [case, self.output_postfix] + ([str(key)] if key is not None and len(self.keys) > 1 else [])
-        return self.output_dir / f"{'_'.join(part for part in parts if part)}.nii.gz"
+        """The file that a case is written to, or the folder."""
+        return self.paths_for(case, key)[self.output_format]
+
+    def check(self, case: str, image: MetaTensor, grid: Grid) -> None:
+        """Refuse a case that the format cannot hold before it is computed.
+
+        Args:
+            image: the source [C, x, y, z].
+            grid: of the result.
+
+        Raises:
+            ValueError: the message says why and what to do.
+            OSError: something else lies where the result goes.
+        """
+        if self.output_format == "dicom":
+            check_mr_series(image.meta, grid, len(image))
+            folder = self.path_for(case)
+            if folder.exists() and not is_mr_result(folder):
+                raise OSError(
+                    f"{folder} is there already and was not written by this program: give another --output_dir or "
+                    "--output_postfix."
+                )
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
@@ -173,16 +215,34 @@ class SaveVolumed(MapTransform):
                     f"{tuple(getattr(image, 'shape', ()))}."
                 )
             source = {**getattr(item.get(self.ref_key), "meta", {}), **image.meta}
-            case = item.get(self.case_key) or case_name(source.get("filename_or_obj", "volume"))
-            header = {name: source[name] for name in ("qform_code", "sform_code", "time_step_s") if name in source}
+            case = str(item.get(self.case_key) or case_name(source.get("filename_or_obj", "volume")))
             array = image.as_tensor().detach().float().cpu().numpy()
-            array = np.moveaxis(array, 0, 3) if len(array) > 1 else array[0]
             affine = image.affine.cpu().numpy().astype(np.float64)
-            path = write_nifti(
-                self.path_for(str(case), key), array, affine, **{name: _plain(v) for name, v in header.items()}
-            )
-            image.meta["saved_to"] = str(path)
+            write = self._write_dicom if self.output_format == "dicom" else self._write_nifti
+            image.meta["saved_to"] = str(write(self.path_for(case, key), array, affine, source))
+            self._remove_earlier(case, key)
         return item
+
+    @staticmethod
+    def _write_nifti(path: Path, array: NDArray, affine: NDArray[np.float64], source: dict[str, Any]) -> Path:
+        header = {name: _plain(source[name]) for name in ("qform_code", "sform_code", "time_step_s") if name in source}
+        return write_nifti(path, np.moveaxis(array, 0, 3) if len(array) > 1 else array[0], affine, **header)
+
+    def _write_dicom(self, path: Path, array: NDArray, affine: NDArray[np.float64], source: dict[str, Any]) -> Path:
+        check_mr_series(source, Grid(array.shape[1:], affine), len(array))
+        check_writable(path.parent)
+        return write_mr_series(array[0], affine, path, source, made_by=self.made_by, content=self.content)
+
+    def _remove_earlier(self, case: str, key: Hashable) -> None:
+        """The result of an earlier, overwritten call in the other format: its record would be wrong now."""
+        (other,) = (path for name, path in self.paths_for(case, key).items() if name != self.output_format)
+        record = self.paths_for(case, key)["dicom"]
+        if not record.with_name(record.name + ".json").is_file():
+            return
+        if other.is_file():
+            other.unlink()
+        elif other.is_dir() and is_mr_result(other):
+            shutil.rmtree(other)
 
 
 def _plain(value: Any) -> Any:

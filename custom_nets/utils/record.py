@@ -12,7 +12,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ __all__ = [
     "environment",
     "file_record",
     "git_revision",
+    "new_folder",
     "part_path",
     "peak_memory_gib",
     "plain",
@@ -156,3 +158,27 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def write_json(path: str | os.PathLike, content: Any) -> None:
     """:func:`write_text` of :func:`plain` content."""
     write_text(path, json.dumps(plain(content), indent=2) + "\n")
+
+
+@contextmanager
+def new_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """A hidden folder beside to write into, which takes the name (and the place of a folder of that name) at the end.
+
+    After an error nothing has changed; whoever lists the folder never sees a part of it under its name.
+    """
+    path = Path(path)
+    part = part_path(path)
+    old = part.with_name(f"{part.name}-old")
+    for left in (part, old):  # by a process of the same number that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        yield part
+        if path.exists():
+            path.rename(old)
+        part.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        if old.exists() and not path.exists():
+            old.rename(path)
+        shutil.rmtree(old, ignore_errors=True)

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import torch
 
 from custom_nets.checkpoints import save_checkpoint
+from custom_nets.inferers import ImplicitVolumeInferer
 from custom_nets.networks import ResidualArSSR
 from tests.bundles import runner
-from tests.bundles.runner import BAD_SCANS, REPOSITORY, expect, outer_corner, volumes
+from tests.bundles.runner import BAD_SCANS, REPOSITORY, expect, outer_corner, same_as_nifti, volumes
 from tests.conftest import blobs, random_affine, world_points
 
 BUNDLE = REPOSITORY / "bundles" / "arssr"
@@ -183,6 +185,45 @@ def test_dicom_series(write_dicom_series, untrained, tmp_path):
     assert record["input"]["slice_thickness_mm"] == 3.0
 
 
+@pytest.mark.parametrize("kind", ["scale", "like"])
+def test_dicom_in_dicom_out(kind, write_dicom_series, save_nifti, weights, tmp_path, capfd):
+    affine = np.diag([-1.0, -1.2, 3.0, 1.0])
+    affine[:3, 3] = -affine[:3, :3] @ [8, 9, 4]
+    values = np.round(blobs(world_points((17, 19, 9), affine))).astype(np.int16)
+    files = write_dicom_series(tmp_path / "t2", values, affine)
+    reference = random_affine(np.random.default_rng(8), spacing=(1.2, 0.9, 1.4))  # left-handed
+    reference[:3, 3] = -reference[:3, :3] @ [6, 7, 5]
+    like = save_nifti(np.zeros((13, 15, 11), np.uint8), reference, name="reference.nii.gz")
+    options = {"checkpoint": weights, **({"scale": [1.5, 1, 3]} if kind == "scale" else {"like": like})}
+    out = infer(tmp_path / "t2", tmp_path / "out", output_format="dicom", **options)
+    assert sorted(path.name for path in out.iterdir()) == ["t2_arssr", "t2_arssr.json"]
+    first = pydicom.dcmread(files[0])
+    for header in same_as_nifti(out / "t2_arssr", infer(files[2], tmp_path / "nifti", **options) / "t2_arssr.nii.gz"):
+        assert header.FrameOfReferenceUID == first.FrameOfReferenceUID
+        assert header.SeriesInstanceUID != first.SeriesInstanceUID and "SourceImageSequence" in header
+    before = {path: path.read_bytes() for path in (out / "t2_arssr").iterdir()}
+    capfd.readouterr()
+    infer(tmp_path / "t2", out, output_format="dicom", **options)
+    assert "already there" in capfd.readouterr().out
+    assert {path: path.read_bytes() for path in (out / "t2_arssr").iterdir()} == before
+
+
+def test_dicom_out_is_refused_before_the_work(write_dicom_series, scan, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(ImplicitVolumeInferer, "sample", lambda *_: pytest.fail("something was computed"))
+    options = {"checkpoint": weights, "scale": 2, "output_format": "dicom"}
+    message = message_of(scan, tmp_path / "out", **options)
+    expect("scan.nii.gz is not a DICOM series.* give --output_format nifti", message)
+    tilted = np.diag([1.0, 1.0, 3.0, 1.0])
+    tilted[1, 2] = 0.5
+    values = np.random.default_rng(0).integers(0, 99, (9, 8, 7), np.int16)
+    write_dicom_series(tmp_path / "tilted", values, tilted)
+    expect("axes of the result are not perpendicular", message_of(tmp_path / "tilted", tmp_path / "out", **options))
+    write_dicom_series(tmp_path / "series", values, np.diag([1.0, 1.0, 3.0, 1.0]))
+    message = message_of(tmp_path / "series", tmp_path, output_postfix="", **options)  # where the input lies
+    expect("series is there already and was not written by this program", message)
+    assert list((tmp_path / "out").iterdir()) == [] and len(list((tmp_path / "series").iterdir())) == 7
+
+
 def test_each_volume_of_a_series_in_time_is_done_as_if_alone(scan, save_nifti, weights, tmp_path):
     volume = nib.load(scan).get_fdata()
     image = nib.Nifti1Image(np.stack([volume, 2 * volume + 5, volume[::-1]], -1), nib.load(scan).affine)
@@ -304,6 +345,7 @@ BAD_OPTIONS = {
     "GPU that is not there": ({"scale": 2, "device": "cuda:63"}, "device 'cuda:63' is not there"),
     "mistyped": ({"scale": 2, "memory": 3}, "'memory' is not an id of this config; did you mean 'memory_gb'"),
     "string boolean": ({"scale": 2, "overwrite": "false"}, "overwrite is the text 'false', which counts as true"),
+    "format": ({"scale": 2, "output_format": "dcm"}, "output_format must be nifti or dicom, got 'dcm'"),
     "no checkpoint": ({"scale": 2, "checkpoint": "/nowhere/m.pt"}, "no checkpoint at /nowhere/m.pt"),
 }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import torch
 
@@ -15,7 +16,7 @@ from custom_nets.checkpoints import save_checkpoint
 from custom_nets.networks import AnySizeTransMRSR
 from custom_nets.resampling import slice_profile_matrix
 from tests.bundles import runner
-from tests.bundles.runner import BAD_SCANS, REPOSITORY, expect, outer_corner, volumes
+from tests.bundles.runner import BAD_SCANS, REPOSITORY, expect, outer_corner, same_as_nifti, volumes
 from tests.conftest import blobs, random_affine, world_points
 
 BUNDLE = REPOSITORY / "bundles" / "transmrsr"
@@ -110,6 +111,47 @@ def test_dicom_series(write_dicom_series, weights, tmp_path):
     again = result.get_fdata() @ slice_profile_matrix(35, centres, 5.0, "gaussian", 0.8).numpy().T
     measured = values if np.linalg.det(affine[:3, :3]) * np.linalg.det(result.affine[:3, :3]) > 0 else values[..., ::-1]
     assert np.abs(again - measured).max() < 1e-3 * np.ptp(values)
+
+
+@pytest.mark.parametrize("oblique", [False, True])
+def test_dicom_in_dicom_out(oblique, write_dicom_series, weights, tmp_path, capfd):
+    """The same volume as in the NIfTI file, and its uncertainty, as two series derived from that of the input."""
+    affine = np.diag([-1.0, -1.0, 5.0, 1.0])
+    if oblique:
+        affine = random_affine(np.random.default_rng(4), spacing=(1.0, 1.0, 5.0))
+    affine[:3, 3] = -affine[:3, :3] @ [8, 9, 3]
+    values = np.round(blobs(world_points((17, 19, 7), affine))).astype(np.int16)
+    folder = tmp_path / "scans"
+    files = write_dicom_series(folder / "t2", values, affine, SliceThickness="4.0", SeriesNumber=3)
+    options = {"checkpoint": weights, "flips": True, "uncertainty": True}
+    other = infer(folder, tmp_path / "nifti", **options)
+    out = infer(folder, folder, output_format="dicom", preview=True, **options)  # beside the input
+
+    names = ["t2", "t2_transmrsr", "t2_transmrsr.json", "t2_transmrsr.png", "t2_transmrsr_uncertainty"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    record = json.loads((out / names[2]).read_text())
+    assert record["options"]["output_format"] == "dicom" and record["output"]["file"] == str(out / names[1])
+    assert record["output"]["shape"] == [17, 19, 35] and len(record["output"]["sha256"]) == 64
+    first = pydicom.dcmread(files[0])
+    sources = {pydicom.dcmread(file).SOPInstanceUID for file in files}
+    for name, number, words in ((names[1], 1003, "transmrsr"), (names[4], 1004, "standard deviation")):
+        headers = same_as_nifti(out / name, other / f"{name}.nii.gz")
+        for header in headers:
+            assert header.FrameOfReferenceUID == first.FrameOfReferenceUID
+            assert header.StudyInstanceUID == first.StudyInstanceUID
+            assert header.SeriesInstanceUID != first.SeriesInstanceUID and header.SeriesNumber == number
+            assert header.SOPInstanceUID not in sources and words in header.SeriesDescription
+            assert {item.ReferencedSOPInstanceUID for item in header.SourceImageSequence} <= sources
+    assert (
+        len({pydicom.dcmread(next((out / name).iterdir())).SeriesInstanceUID for name in names[::4] + names[1:2]}) == 3
+    )
+
+    capfd.readouterr()
+    infer(folder, folder, output_format="dicom", **options)
+    assert "[1/1] t2: already there" in capfd.readouterr().out
+    assert "made with output_format dicom (now None)" in message_of(folder, folder, **options)
+    infer(folder, folder, overwrite=True, **options)
+    assert (out / "t2_transmrsr.nii.gz").is_file() and not (out / "t2_transmrsr").exists()
 
 
 @pytest.mark.parametrize("shape", [(255, 31), (30, 512), (33, 47)])
@@ -246,6 +288,8 @@ BAD_OPTIONS = {
     "device": ({"device": "gpu"}, "device must be 'cpu', 'cuda' or 'cuda:N', got 'gpu'"),
     "mistyped": ({"direction": "both"}, "'direction' is not an id of this config; did you mean 'directions'"),
     "string boolean": ({"data_consistency": "false"}, "data_consistency is the text 'false', which counts as true"),
+    "format": ({"output_format": "dcm"}, "output_format must be nifti or dicom, got 'dcm'"),
+    "DICOM of NIfTI": ({"output_format": "dicom"}, "scan.nii.gz is not a DICOM series.* give --output_format nifti"),
     "no checkpoint": ({"checkpoint": "/nowhere/m.pt"}, "no checkpoint at /nowhere/m.pt"),
 }
 

@@ -58,6 +58,13 @@ def test_names_are_unique(tmp_path):
     assert [case["image"] for case in cases] == sorted(case["image"] for case in cases)
 
 
+def test_series_that_are_results_are_no_input(tmp_path, write_dicom_series):
+    for name in ("t2", "t2_arssr", "t2_arssr_uncertainty", "flair"):
+        write_dicom_series(tmp_path / name, np.ones((3, 4, 2), np.int16), np.eye(4))
+    assert names(find_cases(tmp_path, skip_postfix=["arssr", "arssr_uncertainty"])) == ["flair", "t2"]
+    assert names(find_cases(tmp_path / "t2_arssr", skip_postfix="arssr")) == ["t2_arssr"], "named, so wanted"
+
+
 def test_json_datalist(tmp_path):
     touch(tmp_path, "data/a.nii", "data/b.nii")
     path = tmp_path / "list.json"
