@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-OTHER_COMMANDS = {"standalone", "nproc_per_node", "backend", "json", "centroids"}  # have these options
+# have these options
+OTHER_COMMANDS = {"standalone", "nproc_per_node", "backend", "json", "centroids", "name", "version"}
 
 
 def test_python_example_runs(tmp_path, monkeypatch, head, save_nifti):
@@ -30,7 +31,8 @@ def test_python_example_runs(tmp_path, monkeypatch, head, save_nifti):
 def test_options_exist(option):
     known = {"config_file", "tracking"}
     for config in (ROOT / "bundles").glob("*/configs/*.json"):
-        known |= json.loads(config.read_text()).keys()
+        content = json.loads(config.read_text())
+        known |= content.keys() | content.get("configs", {}).keys()  # those of tracking settings
     assert option in known
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-__all__ = ["DATABASE", "find_run", "open_client", "public_uri", "sqlite_uri"]
+__all__ = ["DATABASE", "experiment_id", "find_run", "open_client", "public_uri", "sqlite_uri"]
 
 DATABASE = "mlruns.db"  # in the output folder of a run that is tracked without a server
 _SQLITE = "sqlite:///"
@@ -63,8 +63,11 @@ def open_client(tracking_uri: str | None = None, create: bool = False) -> Mlflow
         raise ValueError(f"where are the runs? Give --tracking_uri, such as {example}.")
     if "://" not in uri or uri.startswith("file:"):
         raise ValueError(f"MLflow keeps nothing in plain folders any more: give {example} instead of {uri}.")
-    if uri.startswith(_SQLITE) and not create and not Path(uri.removeprefix(_SQLITE)).is_file():
-        raise FileNotFoundError(f"no MLflow data base at {uri.removeprefix(_SQLITE)}.")
+    if uri.startswith(_SQLITE):
+        path = Path(uri.removeprefix(_SQLITE)).absolute()
+        if not create and not path.is_file():
+            raise FileNotFoundError(f"no MLflow data base at {path}.")
+        uri = _SQLITE + path.as_posix()
     if uri.startswith(("http://", "https://")):
         _check_server(uri)
     from mlflow import MlflowClient
@@ -81,6 +84,15 @@ def _check_server(uri: str) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise ConnectionError(f"no MLflow server answers at {public_uri(uri)}: {reason}") from error
+
+
+def experiment_id(client: MlflowClient, name: str) -> str:
+    """Id of an experiment, made if it is new; files of a data base's runs lie beside it, as those of trainings do."""
+    if (found := client.get_experiment_by_name(name)) is not None:
+        return found.experiment_id
+    uri = client.tracking_uri
+    beside = (Path(uri.removeprefix(_SQLITE)).parent / "mlruns").as_uri() if uri.startswith(_SQLITE) else None
+    return client.create_experiment(name, artifact_location=beside)
 
 
 def find_run(run: str, tracking_uri: str | None = None) -> tuple[MlflowClient, Run]:
@@ -106,14 +118,14 @@ def find_run(run: str, tracking_uri: str | None = None) -> tuple[MlflowClient, R
             raise ValueError(f"there is no run {run} at {public_uri(client.tracking_uri)}: {error.message}") from error
     if not (Path(run) / DATABASE).is_file():
         raise FileNotFoundError(
-            f"{run} holds no {DATABASE}: give the folder of a run that was tracked there, or the id of a run and "
+            f"{run} holds no {DATABASE}, so no run was tracked there: give another folder, or the id of a run and "
             "--tracking_uri."
         )
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=sqlite_uri(run))
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    runs = client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=1)
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = client.search_runs(ids, order_by=["attributes.start_time DESC"], max_results=1)
     if not runs:
         raise ValueError(f"{Path(run) / DATABASE} holds no run.")
     return client, runs[0]

@@ -71,7 +71,7 @@ def running_bundle(name: str) -> Path | None:
     parsers = (frame.f_locals.get("self") for frame in frames())
     parser = next((found for found in parsers if isinstance(found, ConfigParser)), None)
     own = "" if parser is None else str(parser.get("bundle_root", ""))
-    return folder.parent if f"bundle_root('{name}')" in own else None
+    return folder.parent if f"bundle_root('{name}'" in own else None
 
 
 def network_arguments(network_id: str = "network_def") -> dict[str, Any]:

@@ -167,3 +167,20 @@ def test_settings_of_the_wrong_kind_are_refused(data, tmp_path):
         workflow(data, tmp_path, tracking=str(CONFIGS / "mlflow_eval.json"))
     with pytest.raises(SystemExit, match="'tracking_url' is not an id of this config; did you mean 'tracking_uri'"):
         workflow(data, tmp_path, tracking=str(CONFIGS / "mlflow.json"), tracking_url="http://localhost:1")
+
+
+def test_a_tracked_run_becomes_a_version_that_runs(tracked, tmp_path):
+    from custom_nets import compare_runs, registry
+
+    folder, client, runs = tracked
+    uri = sqlite_uri(folder)
+    registry.register(runs[2].info.run_id, "mine", uri)
+    with pytest.raises(ValueError, match="is FAILED, only a FINISHED run"):
+        registry.register(runs[1].info.run_id, "mine", uri)
+    fetched = registry.fetch("mine", tmp_path, version=1, tracking_uri=uri)
+    assert file_record(fetched / "models" / "model.pt")["sha256"] == runs[2].data.tags["weights_sha256"]
+
+    written = compare_runs.compare_runs(runs[0].info.run_id, runs[2].info.run_id, tmp_path / "compared", uri)
+    text = written[0].read_text()
+    assert "| seed | 0 | 1 |" in text and "| val_psnr_db |" in text
+    assert [path.suffix for path in written] == [".md", ".csv", ".png"]
