@@ -11,8 +11,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-# have these options
+# other commands have these options
 OTHER_COMMANDS = {"standalone", "nproc_per_node", "backend", "json", "centroids", "name", "version"}
+OTHER_COMMANDS |= {"format", "output", "shape"}
 
 
 def test_python_example_runs(tmp_path, monkeypatch, head, save_nifti):

@@ -12,10 +12,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow, ckpt_export, onnx_export, verify_metadata, verify_net_in_out
+from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 from scipy import ndimage
 
-from custom_nets.checkpoints import load_network, read_checkpoint
+from custom_nets.checkpoints import read_checkpoint
+from custom_nets.export import export
+from custom_nets.pack import LARGEST_FILE, PERSONAL_PATH
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCHEMA = REPOSITORY / "tests" / "data_schema" / "bundle_metadata.schema.json"
@@ -51,13 +53,6 @@ WORKFLOWS: dict[str, dict[str, tuple[list[str], str, dict[str, Any]]]] = {
     },
 }
 NO_TORCHSCRIPT: dict[str, str] = {}  # bundle -> why it cannot be exported; the zoo has such a list, too
-# bundle -> the input that it is exported with by tracing, where it cannot be scripted
-TRACED: dict[str, list[int]] = {"transmrsr": [1, 5, 64, 64]}  # windows; holds for all multiples of 64
-SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {  # of network inputs
-    "arssr": ((1, 1, 8, 9, 10), (1, 1, 12, 7, 5)),
-    "most_dsa": ((1, 2, 48, 64), (2, 2, 37, 21)),
-    "transmrsr": ((1, 5, 64, 64), (2, 5, 128, 64)),
-}
 
 pytestmark = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
 
@@ -149,43 +144,19 @@ def test_network_takes_and_gives_what_the_metadata_say(bundle, any_size, weights
 def test_torchscript_gives_the_same(bundle, weights, tmp_path):
     if bundle.name in NO_TORCHSCRIPT:
         pytest.skip(NO_TORCHSCRIPT[bundle.name])
-    exported = tmp_path / "model.ts"
-    ckpt_export(
-        net_id="network_def",
-        filepath=str(exported),
-        ckpt_file=weights,
-        meta_file=config(bundle, "metadata.json"),
-        config_file=config(bundle, "inference.json"),
-        key_in_ckpt="model",
-        bundle_root=str(bundle),
-        use_trace=bundle.name in TRACED,
-        input_shape=TRACED.get(bundle.name),
-    )
+    differences = export(str(bundle), "torchscript", tmp_path / "model.ts")
+    assert len(differences) == 2 and max(differences.values()) <= 1e-4
     files = {"metadata.json": "", "inference.json": ""}
-    script = torch.jit.load(str(exported), _extra_files=files)
+    torch.jit.load(str(tmp_path / "model.ts"), _extra_files=files)
     assert all(json.loads(content) for content in files.values())
-    network = load_network(weights)
-    with torch.no_grad():
-        for shape in SHAPES[bundle.name]:
-            image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-            torch.testing.assert_close(script(image), network(image), rtol=0, atol=1e-4)
 
 
-def test_onnx_export(bundle, weights, tmp_path):
-    onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnxscript")
-    exported = tmp_path / "model.onnx"
-    onnx_export(
-        net_id="network_def",
-        filepath=str(exported),
-        ckpt_file=weights,
-        meta_file=config(bundle, "metadata.json"),
-        config_file=config(bundle, "inference.json"),
-        key_in_ckpt="model",
-        input_shape=SHAPES[bundle.name][0],  # an ONNX file is made for one size
-        bundle_root=str(bundle),
-    )
-    onnx.checker.check_model(str(exported))
+def test_onnx_gives_the_same(bundle, weights, tmp_path):
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+    differences = export(str(bundle), "onnx", tmp_path / "model.onnx")
+    assert len(differences) == 1 and max(differences.values()) <= 1e-4
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
 def test_weights_are_plain_and_alone(bundle, weights):
@@ -198,14 +169,13 @@ def test_weights_are_plain_and_alone(bundle, weights):
 def test_no_large_files(bundle):
     skipped = {"eval", "data"}  # what runs leave behind
     files = [p for p in bundle.rglob("*") if p.is_file() and p.relative_to(bundle).parts[0] not in skipped]
-    assert {str(p): p.stat().st_size for p in files if p.stat().st_size > 25 * 2**20} == {}
+    assert {str(p): p.stat().st_size for p in files if p.stat().st_size > LARGEST_FILE} == {}
 
 
 def test_no_paths_of_a_machine(bundle):
-    personal = re.compile(r"(?<![\w.])/(home|root|work|Users|mnt|media|opt|tmp|workspace|scratch)/|[A-Z]:\\\\")
     for path in [*(bundle / "configs").iterdir(), *(bundle / "docs").glob("*.*")]:
         if path.suffix in (".json", ".conf", ".txt", ".md"):
-            assert not personal.search(path.read_text()), path
+            assert not PERSONAL_PATH.search(path.read_text()), path
 
 
 def test_configs_are_json_with_inline_handlers(bundle):
