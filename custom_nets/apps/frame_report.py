@@ -6,6 +6,8 @@ Files in ``output_dir`` (each written whole or not at all, by the first process,
   :mod:`custom_nets.apps.frame_scores` defines them.
 * ``runs.csv``: a row for each case, number of missing frames and method: means over the run's frames, and what is
   measured of a run as a whole.
+* ``regions.csv``: a row for each case, number of missing frames, region of vessels and method: where the region lies,
+  and the errors of its time-density curve, of which ``runs.csv`` has the means.
 * ``table.md``: the same in short, to paste. ``summary.json``: everything summed up, with what failed, versions,
   options, device and files with sha256.
 * ``pictures/CASE_N3_frame.png`` (the frame with the most change), ``_errors.png``, ``_curves.png`` (by each process).
@@ -200,6 +202,7 @@ class FrameReport:
         write_text(self.part, "")
         self.rows: list[Row] = []
         self.run_rows: list[Row] = []
+        self.region_rows: list[Row] = []
         self.records: list[Row] = []
         self.failed: list[Row] = []
         self.started = time.time()
@@ -212,6 +215,7 @@ class FrameReport:
             return
         self.rows += output["scores"]
         self.run_rows += [*run_means(output["scores"]), *output["run_scores"]]
+        self.region_rows += output["region_scores"]
         self.records.append(output["record"])
         write_text(self.part, csv_text(widened(self.rows)))  # so that a crash loses one run only
         if self.pictures:
@@ -219,19 +223,19 @@ class FrameReport:
 
     def finish(self, engine: Engine) -> None:
         """Gather what all processes measured, write everything, hand the summary to the engine's metrics."""
-        shares: Any = idist.all_gather((self.rows, self.run_rows, self.records, self.failed))
+        shares: Any = idist.all_gather((self.rows, self.run_rows, self.region_rows, self.records, self.failed))
         order = {case: number for number, case in enumerate(self.files)}
 
         def gathered(part: int) -> list[Row]:
             rows = [row for share in shares for row in share[part]]
             return sorted(rows, key=lambda row: (order.get(row["case"], -1), row["missing"]))  # a stable sort
 
-        rows, run_rows, records, failed = (gathered(part) for part in range(4))
+        rows, run_rows, region_rows, records, failed = (gathered(part) for part in range(5))
         summary = summaries(rows, run_rows)
         for kind in ("runs", "frames"):  # the mean over frames stands where there are both
             engine.state.metrics.update(named_means(summary[kind], "missing", "N"))
         if idist.get_rank() == 0:
-            self._write(engine, rows, run_rows, records, failed, summary)
+            self._write(engine, rows, run_rows, region_rows, records, failed, summary)
         self.part.unlink(missing_ok=True)
 
     def _write(
@@ -239,6 +243,7 @@ class FrameReport:
         engine: Engine,
         rows: list[Row],
         run_rows: list[Row],
+        region_rows: list[Row],
         records: list[Row],
         failed: list[Row],
         summary: dict[str, list[Row]],
@@ -246,6 +251,7 @@ class FrameReport:
         table = markdown_table(rows, run_rows, summary, failed)
         write_text(self.output_dir / "frames.csv", csv_text(widened(rows)))
         write_text(self.output_dir / "runs.csv", csv_text(widened(run_rows)))
+        write_text(self.output_dir / "regions.csv", csv_text(region_rows))
         write_text(self.output_dir / "table.md", table)
         write_json(
             self.output_dir / "summary.json",

@@ -71,6 +71,8 @@ class ScoreFramesd(Transform):
     * "scores": rows of case, missing, frame, place in the gap (both count from 1), time_s, t, method, region, metric,
       value;
     * "run_scores": rows of case, missing, method, region, metric, value;
+    * "region_scores": rows of case, missing, region (number), row, column (of its centre, from 0), pixels, contrast,
+      method, and the errors of its curve (:func:`custom_nets.metrics.time_density.region_errors`);
     * "curves": times_s [S], pixels [R], and name -> opacity [R, S];
     * "most_change": number (from 0) of the made frame that has the largest change in time around it;
     * "record": what it was measured with.
@@ -112,11 +114,15 @@ class ScoreFramesd(Transform):
                     for (region, metric), value in values.items():
                         d["scores"].append({**row, "region": region, "metric": metric, "value": value})
         d["curves"] = course.curves()
-        d["run_scores"], undefined = [], {}
+        found = self._places(regions, d["curves"]["truth"])
+        d["run_scores"], d["region_scores"], undefined = [], [], {}
         for method in made:
-            errors = td.curve_errors(
-                d["curves"]["times_s"], d["curves"]["truth"], d["curves"][method], self.arrival_share
-            )
+            curves = d["curves"]["times_s"], d["curves"]["truth"], d["curves"][method], self.arrival_share
+            each = td.region_errors(*curves)
+            for number, where in enumerate(found):
+                own = {name: float(values[number]) for name, values in each.items()}
+                d["region_scores"].append({**which, **where, "method": method, **own})
+            errors = td.curve_errors(*curves)
             undefined[method] = int(errors.pop("arrival_undefined"))
             errors.pop("regions")
             values = {("vessels", metric): value for metric, value in errors.items()}
@@ -136,6 +142,21 @@ class ScoreFramesd(Transform):
             medians.append(float(np.median(frame[left.run.active])))
             finder.add(frame)
         return float(np.median(medians)), finder.regions()
+
+    @staticmethod
+    def _places(regions: NDArray[np.int64], truth: NDArray) -> list[dict[str, Any]]:
+        """Number, centre (from 0), size and contrast (highest minus lowest opacity) of each region."""
+        from scipy.ndimage import center_of_mass
+
+        centres = center_of_mass(regions > 0, regions, np.arange(1, len(truth) + 1))
+        pixels = np.bincount(regions.ravel())[1:]
+        return [
+            {
+                "region": k + 1, "row": round(float(row)), "column": round(float(column)),
+                "pixels": int(pixels[k]), "contrast": float(np.ptp(truth[k])),
+            }
+            for k, (row, column) in enumerate(centres)
+        ]  # fmt: skip
 
     def _of_frame(
         self, course: _Course, k: int, units: Mapping[str, NDArray]

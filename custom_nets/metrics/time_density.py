@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "VesselFinder", "area_under_curve", "arrival_time", "change_weight", "curve_errors", "deviation_in_time",
-    "opacity_weight", "region_means", "time_to_peak", "weighted_error",
+    "opacity_weight", "region_errors", "region_means", "time_to_peak", "weighted_error",
 ]  # fmt: skip
 
 Array = NDArray[Any]
@@ -175,8 +175,8 @@ def area_under_curve(times_s: Array, curve: Array) -> float:
     return float(((values[1:] + values[:-1]) / 2 * np.diff(times)).sum())
 
 
-def curve_errors(times_s: Array, truth: Array, curves: Array, share: float = 0.2) -> dict[str, float]:
-    """Errors of the curves of a run's regions.
+def region_errors(times_s: Array, truth: Array, curves: Array, share: float = 0.2) -> dict[str, NDArray[np.float64]]:
+    """Absolute errors of the curve of each region of a run.
 
     Args:
         times_s: [T].
@@ -184,10 +184,8 @@ def curve_errors(times_s: Array, truth: Array, curves: Array, share: float = 0.2
         share: see :func:`arrival_time`.
 
     Returns:
-        Means over the regions of the absolute errors: ``arrival_s`` and ``peak_s`` in seconds, ``area_percent`` of the
-        truth's area under the curve (above its lowest value), ``curve_mae`` in the unit of the curves. ``regions`` says
-        how many there are, ``arrival_undefined`` in how many of them truth or made run have no arrival. NaN where there
-        is no region to take the mean over.
+        [R] each: ``arrival_s`` and ``peak_s`` in seconds, ``area_percent`` of the truth's area under the curve (above
+        its lowest value), ``curve_mae`` in the unit of the curves. NaN where there is none.
     """
     if truth.shape != curves.shape or truth.ndim != 2:
         raise ValueError(f"curves must be [R, T] like the truth {truth.shape}, got {curves.shape}.")
@@ -199,13 +197,23 @@ def curve_errors(times_s: Array, truth: Array, curves: Array, share: float = 0.2
         error = abs(area_under_curve(times_s, made) - area_under_curve(times_s, true))
         found["area_percent"].append(100 * error / whole if whole > 0 else float("nan"))
         found["curve_mae"].append(float(np.abs(made - true).mean()))
+    return {name: np.array(values) for name, values in found.items()}
+
+
+def curve_errors(times_s: Array, truth: Array, curves: Array, share: float = 0.2) -> dict[str, float]:
+    """Means over the regions of :func:`region_errors`, of those that are not NaN; NaN where there is no other.
+
+    Besides, ``regions`` says how many there are, ``arrival_undefined`` in how many of them truth or made run have no
+    arrival.
+    """
+    found = region_errors(times_s, truth, curves, share)
     means = {name: _mean_of_finite(values) for name, values in found.items()}
     undefined = int(np.isnan(found["arrival_s"]).sum())
     return {**means, "regions": len(truth), "arrival_undefined": undefined}
 
 
-def _mean_of_finite(values: list[float]) -> float:
-    finite = np.asarray(values)[np.isfinite(values)]
+def _mean_of_finite(values: NDArray[np.float64]) -> float:
+    finite = values[np.isfinite(values)]
     return float(finite.mean()) if finite.size else float("nan")
 
 

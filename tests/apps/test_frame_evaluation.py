@@ -257,7 +257,15 @@ def test_the_whole_evaluation_through_the_bundle(data, tmp_path):
     expected = -10 * np.log10(((((frames[0] + frames[2]) / 2 - frames[1]) / 255) ** 2).mean())
     assert float(blend[0]["full_psnr"]) == pytest.approx(expected, abs=1e-4)
 
-    assert len(rows_of(out / "runs.csv")) == 2 * 2 * 4
+    runs = rows_of(out / "runs.csv")
+    assert len(runs) == 2 * 2 * 4
+    regions = rows_of(out / "regions.csv")
+    for run in runs:  # a run's error is the mean over its regions
+        mine = [r for r in regions if all(r[k] == run[k] for k in ("case", "missing", "method"))]
+        errors = [float(r["curve_mae"]) for r in mine]
+        assert len(mine) >= 2 and np.mean(errors) == pytest.approx(float(run["vessels_curve_mae"]), rel=1e-4)
+        assert all(0 <= int(r["row"]) < 48 and 0 <= int(r["column"]) < 44 for r in mine), "inside of the picture"
+        assert all(int(r["pixels"]) >= 16 and float(r["contrast"]) > 0 for r in mine)
     summary = json.loads((out / "summary.json").read_text())
     mean = next(
         r for r in summary["frames"]
@@ -367,7 +375,7 @@ def test_two_processes_measure_what_one_does(data, tmp_path):
         for process in processes:
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], "\n".join(texts)
-    for name in ("frames.csv", "runs.csv", "table.md"):
+    for name in ("frames.csv", "runs.csv", "regions.csv", "table.md"):
         assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
     assert json.loads((tmp_path / "two" / "summary.json").read_text())["processes"] == 2
 
