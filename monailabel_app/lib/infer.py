@@ -82,7 +82,7 @@ class BundleInfer(InferTask):
         if extension not in _EXTENSIONS:
             raise WrongRequest(f"result_extension must be one of {', '.join(_EXTENSIONS)}, got {extension!r}.")
         if given.get("send_back"):
-            if "output_format" not in self.bundle.options():
+            if "output_format" not in self.bundle.inference:
                 raise WrongRequest(f"{self.bundle.name} cannot write DICOM, so that nothing can be sent back.")
             options["output_format"] = "dicom"
         try:

@@ -155,6 +155,28 @@ def test_a_prolonged_schedule_takes_its_new_shape(data, trained, tmp_path):
     assert checkpoint(tmp_path)["optimizer"]["param_groups"][0]["lr"] > 0.0025
 
 
+def test_finetune_starts_from_given_weights(data, trained, tmp_path):
+    weights = trained[0] / "model.pt"
+    made = workflow(data, tmp_path, finetune=str(weights))
+    given = torch.load(weights, weights_only=True)["model"]
+    for network in (made.trainer.network, made.evaluator.network):  # this one is the moving average
+        assert all(torch.equal(value, given[key]) for key, value in network.state_dict().items())
+
+
+def test_finetune_says_what_is_wrong(data, tmp_path):
+    for weights, words in (
+        ("nowhere.pt", "no checkpoint at nowhere.pt"),
+        (
+            "bundles/most_dsa/models/model.pt",
+            "has the weights of SymmetricMoStDSA, but this config trains ResidualArSSR",
+        ),
+        ("bundles/arssr/models/model.pt", "does not fit ResidualArSSR"),
+    ):
+        with pytest.raises(Exception) as caught:
+            workflow(data, tmp_path, finetune=weights if weights == "nowhere.pt" else str(REPOSITORY / weights))
+        assert words in str(root_cause(caught.value))
+
+
 def test_resume_says_what_is_wrong(data, trained, tmp_path):
     with pytest.raises(RuntimeError) as caught:
         workflow(data, tmp_path, resume=True)

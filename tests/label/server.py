@@ -50,7 +50,7 @@ class Server:
         self.log = open(folder / "server.log", "w")  # noqa: SIM115
         self.process = subprocess.Popen(line, cwd=REPOSITORY, env=variables, stdout=self.log, stderr=self.log)
         self.client = LabelClient(self.url, timeout_s=300)
-        until = time.monotonic() + 120
+        until = time.monotonic() + 400  # a busy machine takes its time to import
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > until:
                 self.stop()
