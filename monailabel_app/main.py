@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -72,9 +71,8 @@ class AcquireLess(MONAILabelApp):
             wado_url_prefix=settings.MONAI_LABEL_WADO_PREFIX,
             stow_url_prefix=settings.MONAI_LABEL_STOW_PREFIX,
         )
-        if "MONAI_LABEL_DICOMWEB_SEARCH_FILTER" in os.environ:
-            filters = [settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER]
-        else:
+        filters = [settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER]
+        if filters == [{"Modality": "CT"}]:  # MONAI Label's default; its launcher sets it in the environment, too
             filters = [{"Modality": modality} for modality in ("MR", "XA", "RF")]
         return ArchiveDatastore(client, filters, settings.MONAI_LABEL_DICOMWEB_CACHE_PATH.strip() or None)
 
