@@ -18,7 +18,7 @@ from monai.utils import convert_to_tensor
 from custom_nets.geometry import Grid, as_triple
 from custom_nets.resampling import PROFILES, apply_separable, degrade, published_zoom_matrix, slice_profile_matrix
 
-__all__ = ["DegradeVolumed", "PublishedDegraded", "RandScaledCropd", "RandDegradeCropd"]
+__all__ = ["DegradeVolumed", "PublishedDegraded", "RandAcquisition", "RandDegradeCropd", "RandScaledCropd"]
 
 
 class DegradeVolumed(MapTransform):
@@ -200,7 +200,49 @@ class RandScaledCropd(RandomizableTransform, MapTransform):
         return d
 
 
-class RandDegradeCropd(RandomizableTransform, MapTransform):
+class RandAcquisition(RandomizableTransform, MapTransform):
+    """How a scan of thick slices measures, drawn anew for each item: base of transforms that make training pairs.
+
+    Args:
+        keys: see the subclass.
+        thickness_gaussian, thickness_box: ranges of slice thickness / slice spacing for each profile.
+        box: probability of the box profile instead of the Gaussian.
+        noise_std: largest standard deviation of the noise added to what is measured (uniformly drawn from zero up).
+        noise: probability of noise.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        thickness_gaussian: Sequence[float] = (0.75, 1.25),
+        thickness_box: Sequence[float] = (0.8, 1.0),
+        box: float = 0.3,
+        noise_std: float = 0.02,
+        noise: float = 0.3,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        RandomizableTransform.__init__(self, 1.0)
+        self.thickness_gaussian = (thickness_gaussian[0], thickness_gaussian[1])
+        self.thickness_box = (thickness_box[0], thickness_box[1])
+        self.box = box
+        self.noise_std = noise_std
+        self.noise = noise
+
+    def draw_profile(self) -> tuple[str, float]:
+        """Slice profile ("box" or "gaussian") and slice thickness / slice spacing."""
+        profile = "box" if self.R.rand() < self.box else "gaussian"
+        return profile, self.R.uniform(*(self.thickness_box if profile == "box" else self.thickness_gaussian))
+
+    def with_noise(self, measured: torch.Tensor) -> torch.Tensor:
+        """The same shape, with noise or without."""
+        if self.R.rand() >= self.noise:
+            return measured
+        std = self.R.uniform(0, self.noise_std)
+        return measured + torch.as_tensor(self.R.normal(0, std, tuple(measured.shape)), dtype=torch.float32)
+
+
+class RandDegradeCropd(RandAcquisition):
     """From a high-resolution crop make the training pair: an LR patch, and points with their true intensities.
 
     Takes ``image`` (HR crop [1, X, Y, Z]), ``scale`` and ``offset`` from :class:`RandScaledCropd`. Gives ``image``
@@ -211,10 +253,7 @@ class RandDegradeCropd(RandomizableTransform, MapTransform):
         patch_size: LR voxels per axis, as in :class:`RandScaledCropd`.
         num_points: K, drawn uniformly from the HR voxels at least ``margin`` LR voxels inside the patch.
         margin: see above.
-        thickness_gaussian, thickness_box: ranges of slice thickness / slice spacing for each profile.
-        box: probability of the box profile instead of the Gaussian.
-        noise_std: largest standard deviation of the noise added to the LR patch (uniformly drawn from zero up).
-        noise: probability of noise.
+        acquisition: profile, thickness and noise, see :class:`RandAcquisition`.
     """
 
     def __init__(
@@ -223,31 +262,20 @@ class RandDegradeCropd(RandomizableTransform, MapTransform):
         patch_size: int = 24,
         num_points: int = 8000,
         margin: float = 2.0,
-        thickness_gaussian: Sequence[float] = (0.75, 1.25),
-        thickness_box: Sequence[float] = (0.8, 1.0),
-        box: float = 0.3,
-        noise_std: float = 0.02,
-        noise: float = 0.3,
         allow_missing_keys: bool = False,
+        **acquisition: Any,
     ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        RandomizableTransform.__init__(self, 1.0)
+        super().__init__(keys, allow_missing_keys=allow_missing_keys, **acquisition)
         self.patch_size = patch_size
         self.num_points = num_points
         self.margin = margin
-        self.thickness_gaussian = (thickness_gaussian[0], thickness_gaussian[1])
-        self.thickness_box = (thickness_box[0], thickness_box[1])
-        self.box = box
-        self.noise_std = noise_std
-        self.noise = noise
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         key = self.first_key(d)
         fine = convert_to_tensor(d[key], dtype=torch.float32, track_meta=False)
         scale, offset = d["scale"].double(), d.pop("offset").double()
-        profile = "box" if self.R.rand() < self.box else "gaussian"
-        thickness = self.R.uniform(*(self.thickness_box if profile == "box" else self.thickness_gaussian))
+        profile, thickness = self.draw_profile()
 
         matrices, points, index = [], [], []
         for axis in range(3):
@@ -259,11 +287,7 @@ class RandDegradeCropd(RandomizableTransform, MapTransform):
             chosen = torch.as_tensor(self.R.randint(lowest, highest + 1, self.num_points))
             index.append(chosen.clamp(0, n - 1))
             points.append((index[-1] + 0.5 - o) / k - 0.5)
-        coarse = apply_separable(fine, matrices)
-        if self.R.rand() < self.noise:
-            std = self.R.uniform(0, self.noise_std)
-            coarse = coarse + torch.as_tensor(self.R.normal(0, std, tuple(coarse.shape)), dtype=torch.float32)
-        d[key] = coarse
+        d[key] = self.with_noise(apply_separable(fine, matrices))
         d["positions"] = torch.stack(points, -1).float()
         d["label"] = fine[0][index[0], index[1], index[2]][:, None]
         return d

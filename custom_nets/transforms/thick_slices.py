@@ -12,6 +12,7 @@ from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import convert_to_tensor
 
 from custom_nets.resampling import bspline_matrix, slice_profile_matrix
+from custom_nets.transforms.degradation import RandAcquisition
 
 __all__ = ["RandSlabd", "RandThickSlicesd", "SlabToPlaned"]
 
@@ -105,7 +106,7 @@ class SlabToPlaned(MapTransform):
         return d
 
 
-class RandThickSlicesd(RandomizableTransform, MapTransform):
+class RandThickSlicesd(RandAcquisition):
     """From a slab of :class:`RandSlabd` make what a scan of thick slices, interpolated back, shows of it.
 
     Gives ``image`` [slices, rows, C], ``label`` [1, rows, C] (the middle plane, thin), ``scale`` (slice spacing over
@@ -116,10 +117,7 @@ class RandThickSlicesd(RandomizableTransform, MapTransform):
         rows: of the patch.
         slices: neighbouring planes, an odd number.
         scale: range of the factor; half of the draws are rounded to whole factors.
-        thickness_gaussian, thickness_box: ranges of slice thickness / slice spacing for each profile.
-        box: probability of the box profile instead of the Gaussian.
-        noise_std: largest standard deviation of the noise added to the thick slices (uniformly drawn from zero up).
-        noise: probability of noise.
+        acquisition: profile, thickness and noise, see :class:`custom_nets.transforms.degradation.RandAcquisition`.
     """
 
     def __init__(
@@ -128,23 +126,13 @@ class RandThickSlicesd(RandomizableTransform, MapTransform):
         rows: int = 64,
         slices: int = 5,
         scale: Sequence[float] = (2.0, 8.0),
-        thickness_gaussian: Sequence[float] = (0.75, 1.25),
-        thickness_box: Sequence[float] = (0.8, 1.0),
-        box: float = 0.3,
-        noise_std: float = 0.02,
-        noise: float = 0.3,
         allow_missing_keys: bool = False,
+        **acquisition: Any,
     ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        RandomizableTransform.__init__(self, 1.0)
+        super().__init__(keys, allow_missing_keys=allow_missing_keys, **acquisition)
         self.rows = rows
         self.slices = slices
         self.scale = (scale[0], scale[1])
-        self.thickness_gaussian = (thickness_gaussian[0], thickness_gaussian[1])
-        self.thickness_box = (thickness_box[0], thickness_box[1])
-        self.box = box
-        self.noise_std = noise_std
-        self.noise = noise
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
@@ -157,17 +145,14 @@ class RandThickSlicesd(RandomizableTransform, MapTransform):
         scale = self.R.uniform(*self.scale)
         if self.R.rand() < 0.5:  # whole factors are what evaluation and users ask for most
             scale = float(round(scale))
-        profile = "box" if self.R.rand() < self.box else "gaussian"
-        thickness = self.R.uniform(*(self.thickness_box if profile == "box" else self.thickness_gaussian))
+        profile, thickness = self.draw_profile()
         n = slab.shape[0]
         offset = self.R.uniform(0, scale)
         centres = np.arange(offset + scale / 2 - 0.5, n - scale / 2, scale)
         measured = torch.einsum(
             "mn,ncs->mcs", slice_profile_matrix(n, centres, scale, profile, thickness).float(), slab
         )
-        if self.R.rand() < self.noise:
-            std = self.R.uniform(0, self.noise_std)
-            measured = measured + torch.as_tensor(self.R.normal(0, std, tuple(measured.shape)), dtype=torch.float32)
+        measured = self.with_noise(measured)
         positions = (np.arange(first, first + self.rows) - centres[0]) / scale
         back = bspline_matrix(len(centres), positions).float()
         d[key] = torch.einsum("rm,mcs->src", back, measured)
