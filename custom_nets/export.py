@@ -68,7 +68,6 @@ def export(
     target = Path(output)
     target.parent.mkdir(parents=True, exist_ok=True)
     shapes = (given or expected,) if format == "onnx" else SHAPES[name] + ((given,) if given else ())
-    # the network runs first: what it keeps from its first call must be numbers, not the symbols of an exporter
     network = load_network(folder / "models" / "model.pt").eval()
     images = {shape: torch.rand(shape, generator=torch.Generator().manual_seed(0)) for shape in shapes}
     with torch.no_grad():

@@ -279,7 +279,7 @@ def parts(golden: Golden) -> Iterator[tuple[str, Any]]:
         ("swin_full8", "swin3/x", 1, 8, 8, 0),
     ):
         yield name, filled(transmrsr.SwinBlock(32, 4, shift), name)(normal(key, b, h * w, 32).view(b, h, w, 32))
-    masks = style_swin.edge_masks(8, 4)
+    masks = torch.from_numpy(style_swin.edge_masks(8, 4))
     grid = torch.stack([masks[int(y == 1), int(x == 2)] for y in range(2) for x in range(3)])
     yield "swin_shift/mask", (grid != 0).numpy().astype(np.uint8)
     attention = filled(transmrsr.WindowAttention(32, 4), "window_attn_unscaled")

@@ -24,7 +24,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
@@ -35,14 +37,13 @@ __all__ = ["AnySizeTransMRSR", "BrainPrior"]
 
 
 @lru_cache(maxsize=64)
-def _position_index(window: int) -> torch.Tensor:
+def _position_index(window: int) -> NDArray[np.int64]:
     """[N, N], N = window²: which entry of the table belongs to a query (row) and a key (column)."""
-    place = torch.stack(torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")).flatten(1)
+    place = np.indices((window, window)).reshape(2, -1)
     step = place[:, :, None] - place[:, None, :] + window - 1
     return step[0] * (2 * window - 1) + step[1]
 
 
-@lru_cache(maxsize=64)
 def _wrapped(height: int, width: int, window: int, shift: int) -> torch.Tensor:
     """[nW, 1, N, N], -100 where query and key of a rolled plane met only by wrapping around, else 0."""
 
@@ -53,6 +54,9 @@ def _wrapped(height: int, width: int, window: int, shift: int) -> torch.Tensor:
     label = 3 * regions(height)[:, None] + regions(width)
     label = label.view(height // window, window, width // window, window).transpose(1, 2).reshape(-1, window**2)
     return -100.0 * (label[:, None, :] != label[:, :, None]).float()[:, None]
+
+
+_kept_wrapped = lru_cache(maxsize=64)(_wrapped)
 
 
 class WindowAttention(nn.Module):
@@ -79,7 +83,7 @@ class WindowAttention(nn.Module):
         b, height, width, dim = x.shape
         w, groups = self.window, len(self.shifts)
         n = w * w
-        index = _position_index(w).to(x.device)
+        index = torch.from_numpy(_position_index(w)).to(x.device)
         bias = self.position[index.flatten()].view(n, n, groups, self.heads).permute(2, 3, 0, 1)  # [g, heads, N, N]
         # [B, H, W, 3, g, C / g]
         qkv = self.qkv(x).view(b, height, width, 3, groups, dim // groups)
@@ -92,7 +96,9 @@ class WindowAttention(nn.Module):
             part = part.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, b, -1, n, part.shape[-1])  # [3, B, nW heads, N, d]
             mask = bias[group].repeat(height // w * (width // w), 1, 1)
             if shift:
-                wrapped = _wrapped(height, width, w, shift).to(mask)
+                # what is made while the network is traced or exported is no use afterwards
+                traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
+                wrapped = (_wrapped if traced else _kept_wrapped)(height, width, w, shift).to(mask)
                 mask = (mask.view(-1, self.heads, n, n) + wrapped).flatten(0, 1)
             y = F.scaled_dot_product_attention(part[0], part[1], part[2], attn_mask=mask[None])
             y = y.view(b, height // w, width // w, self.heads, w, w, -1).permute(0, 1, 4, 2, 5, 3, 6)

@@ -22,9 +22,11 @@ import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
 __all__ = ["StyleSwinDiscriminator", "StyleSwinGenerator", "channels_at"]
 
@@ -138,28 +140,29 @@ class PixelNorm(nn.Module):
 # ---- attention in windows ----
 
 
+# NumPy arrays are kept, not tensors: those made while a network is traced or exported are no use afterwards
+
+
 @lru_cache(maxsize=16)
-def position_index(window: int) -> torch.Tensor:
+def position_index(window: int) -> NDArray[np.int64]:
     """[N * N]: row of the position table for a query (slow) and a key (fast), N = window² tokens row by row."""
-    place = torch.arange(window)
-    y, x = (axis.flatten() for axis in torch.meshgrid(place, place, indexing="ij"))
+    y, x = np.indices((window, window)).reshape(2, -1)
     dy, dx = y[:, None] - y, x[:, None] - x
     return ((dy + window - 1) * (2 * window - 1) + dx + window - 1).flatten()
 
 
 @lru_cache(maxsize=16)
-def edge_masks(window: int, shift: int) -> torch.Tensor:
+def edge_masks(window: int, shift: int) -> NDArray[np.float32]:
     """[2, 2, N, N]: what is added to the logits of shifted windows, by (in the last row, in the last column).
 
     Such a window holds tokens of opposite edges of the map, which must not see each other: -100, else 0. All other
     windows see everything, so four masks are enough for a map of any size.
     """
-    wrapped = torch.arange(window) >= window - shift
-    y, x = (axis.flatten() for axis in torch.meshgrid(wrapped, wrapped, indexing="ij"))
+    y, x = np.indices((window, window)).reshape(2, -1) >= window - shift
     apart_y, apart_x = y[:, None] != y, x[:, None] != x
-    nowhere = torch.zeros_like(apart_y)
+    nowhere = np.zeros_like(apart_y)
     masks = [[a | b for b in (nowhere, apart_x)] for a in (nowhere, apart_y)]
-    return torch.stack([torch.stack(row) for row in masks]).float() * -100
+    return np.array(masks, dtype=np.float32) * np.float32(-100)
 
 
 class PositionBias(nn.Module):
@@ -173,7 +176,7 @@ class PositionBias(nn.Module):
 
     def forward(self) -> torch.Tensor:
         table, n = self.relative_position_bias_table, self.window**2
-        return table[position_index(self.window).to(table.device)].t().reshape(-1, n, n)
+        return table[torch.from_numpy(position_index(self.window)).to(table.device)].t().reshape(-1, n, n)
 
 
 def attend(
@@ -197,7 +200,7 @@ def attend(
     q, k, v = qkv.view(n, tokens, 3, heads, channels // 3 // heads).permute(2, 0, 3, 1, 4).unbind()
     bias = bias.to(qkv.dtype)
     if shift:
-        masks = edge_masks(round(math.sqrt(tokens)), shift)[int(last_row)].to(bias)
+        masks = torch.from_numpy(edge_masks(round(math.sqrt(tokens)), shift)[int(last_row)]).to(bias)
         groups = [(slice(0, n - last_column), bias + masks[0]), (slice(n - last_column, n), bias + masks[1])]
     else:
         groups = [(slice(0, n), bias)]
