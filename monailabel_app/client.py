@@ -109,7 +109,8 @@ class LabelClient:
         headers = {"Content-Type": kind} if kind else {}
         request = urllib.request.Request(self.server + path, body, headers, method=method)
         # a proxy of the environment is for other machines
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}) if self._is_local() else _default_proxy())
+        handlers = [urllib.request.ProxyHandler({})] if self._is_local() else []
+        opener = urllib.request.build_opener(*handlers)
         try:
             with opener.open(request, timeout=self.timeout_s) as answer:
                 return answer.read(), answer.headers["Content-Type"]
@@ -125,10 +126,6 @@ class LabelClient:
 
     def _is_local(self) -> bool:
         return urllib.parse.urlsplit(self.server).hostname in ("127.0.0.1", "localhost", "::1")
-
-
-def _default_proxy() -> urllib.request.ProxyHandler:
-    return urllib.request.ProxyHandler()
 
 
 def _form(fields: dict[str, str], files: Sequence[Path]) -> tuple[bytes, str]:

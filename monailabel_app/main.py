@@ -13,6 +13,7 @@ from monailabel.datastore.dicom import DICOMwebClientX  # noqa: E402
 from monailabel.interfaces.app import MONAILabelApp  # noqa: E402
 from monailabel.interfaces.datastore import Datastore  # noqa: E402
 from monailabel.interfaces.tasks.infer_v2 import InferTask  # noqa: E402
+from monailabel.interfaces.tasks.strategy import Strategy  # noqa: E402
 from monailabel.interfaces.tasks.train import TrainTask  # noqa: E402
 
 import custom_nets  # noqa: E402
@@ -57,6 +58,9 @@ class AcquireLess(MONAILabelApp):
 
     def init_trainers(self) -> dict[str, TrainTask]:
         return {name: BundleTrain(bundle, self.trained) for name, bundle in self.bundles.items() if bundle.train}
+
+    def init_strategies(self) -> dict[str, Strategy]:
+        return {}  # there is nothing to label
 
     def init_datastore(self) -> Datastore:
         if self.studies.startswith(("http://", "https://")):

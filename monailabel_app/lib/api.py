@@ -23,7 +23,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, StreamingResponse
 from monailabel.app import lifespan
 from monailabel.config import settings
-from monailabel.endpoints import activelearning, datastore, info, logs
+from monailabel.endpoints import datastore, info
 from monailabel.endpoints import train as stock_train
 from monailabel.endpoints.user.auth import RBAC
 from monailabel.interfaces.exception import MONAILabelException
@@ -47,9 +47,7 @@ _KEPT = {
         "/datastore/image": {"GET", "HEAD", "PUT"},
         "/datastore/image/info": {"GET"},
     },
-    activelearning: {"/activelearning/{strategy}": {"POST"}},
     stock_train: {"/train/": {"GET", "DELETE"}},
-    logs: {"/logs/": {"GET"}},
 }
 
 
