@@ -293,6 +293,21 @@ def test_published_recipe(data, tmp_path):
     assert load_network(tmp_path / "model.pt")(torch.zeros(1, 3, 32, 32)).shape == (1, 3, 32, 32)
 
 
+def test_the_plain_competitor_is_trained_by_the_same_recipe(data, tmp_path):
+    small = {"dim": 8, "depths": [2], "head_width": 4, "window": 4, "ratio": 2}
+    options = {
+        **{key: value for key, value in TRAIN.items() if key not in WIDTHS},
+        **{f"network_def#{name}": value for name, value in small.items()},
+        "max_epochs": 1, "val_interval": 1, "output_dir": str(tmp_path), "dataset_dir": str(data),
+    }  # fmt: skip
+    files = [str(CONFIGS / f"{name}.json") for name in ("train", "regressor")]
+    made = ConfigWorkflow(files, workflow_type="train", logging_file=False, **options)
+    made.initialize()
+    losses_of(made)
+    network = load_network(tmp_path / "model.pt")
+    assert isinstance(network, SwinRegressor) and len(network.groups) == 1
+
+
 def test_full_size_networks_fit_together():
     parts = {}
     for stage in ("pretrain_prior", "train"):
