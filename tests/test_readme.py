@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 # other commands have these options
 OTHER_COMMANDS = {"standalone", "nproc_per_node", "backend", "json", "centroids", "name", "version"}
-OTHER_COMMANDS |= {"format", "output", "shape"}
+OTHER_COMMANDS |= {"format", "output", "shape", "option"}
 
 
 def test_python_example_runs(tmp_path, monkeypatch, head, save_nifti):

@@ -327,7 +327,8 @@ class AdaIN(nn.Module):
         super().__init__()
         self.style = EqualLinear(style_dim, 2 * dim)
 
-    def forward(self, x: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
+    def gain_and_offset(self, x: torch.Tensor, style: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What each channel is multiplied by, and what is added then; [B, 1, 1, C] float32 each."""
         gamma, beta = self.style(style).float()[:, None, None].chunk(2, -1)
         x = x.float()
         mean = x.mean((1, 2), keepdim=True)
@@ -335,7 +336,11 @@ class AdaIN(nn.Module):
         parts = x.flatten(1, 2).split(_at_once(x) or x.shape[1] * x.shape[2], 1)
         squares = torch.stack([(part - mean[:, 0]).square().sum(1) for part in parts]).sum(0)
         gain = gamma * torch.rsqrt(squares[:, None, None] / (x.shape[1] * x.shape[2]) + 1e-5)
-        return torch.addcmul(beta - mean * gain, x, gain)
+        return gain, beta - mean * gain
+
+    def forward(self, x: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
+        gain, offset = self.gain_and_offset(x, style)
+        return torch.addcmul(offset, x.float(), gain)
 
 
 class StyleSwinBlock(nn.Module):
@@ -388,18 +393,19 @@ class StyleSwinBlock(nn.Module):
     def forward(self, x: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
         """tokens [B, H, W, C], style [B, S] -> [B, H, W, C]."""
         x = x.contiguous()
-        x = self._add(x, self._attention(self.norm1(x, style)), self.proj)
-        return self._add(x, self.norm2(x, style), self.mlp)
-
-    @staticmethod
-    def _add(x: torch.Tensor, y: torch.Tensor, layer: nn.Module) -> torch.Tensor:
-        """x + layer(y), part by part into ``y`` (of this block alone) where no gradient is wanted."""
+        attended = self._attention(self.norm1(x, style))
         at_once = _at_once(x)
         if at_once is None:
-            return x + layer(y)
-        for part, rows in zip(x.flatten(0, 2).split(at_once), y.view(-1, y.shape[-1]).split(at_once), strict=True):
-            torch.add(part, layer(rows), out=rows)
-        return y
+            x = x + self.proj(attended)
+            return x + self.mlp(self.norm2(x, style))
+        # part by part, into the one map that belongs to this block alone
+        for part, rows in zip(x.flatten(0, 2).split(at_once), attended.flatten(0, 2).split(at_once), strict=True):
+            torch.add(part, self.proj(rows), out=rows)
+        gain, offset = self.norm2.gain_and_offset(attended, style)
+        for image, a, b in zip(attended.flatten(1, 2), gain.flatten(1), offset.flatten(1), strict=True):
+            for rows in image.split(at_once):
+                torch.add(rows, self.mlp(torch.addcmul(b, rows, a)), out=rows)
+        return attended
 
 
 def position_code(count: int, channels: int, device: torch.device) -> torch.Tensor:
