@@ -230,7 +230,7 @@ def _new_version(client: MlflowClient, name: str, run: Run, weights_sha256: str)
     for version in _versions(client, name):
         if version.run_id == run_id:
             raise ValueError(f"run {run_id} is version {version.version} of '{name}' already.")
-    tags = {"weights_sha256": run.data.tags["weights_sha256"]}
+    tags = {"weights_sha256": weights_sha256}
     return client.create_model_version(
         name, source=f"runs:/{run_id}/{_BUNDLE}", run_id=run_id, tags=tags, await_creation_for=0
     )
