@@ -25,6 +25,15 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def stop_process(process: subprocess.Popen) -> None:
+    """Ask it to end, and end it."""
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
 class Server:
     """Started on a free port of the loopback; what it says goes to ``<folder>/server.log``, its files to
     ``<folder>/tmp`` and ``<folder>/trained``.
@@ -67,11 +76,7 @@ class Server:
         return (self.folder / "server.log").read_text()
 
     def stop(self) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
+        stop_process(self.process)
         self.log.close()
 
     def left_behind(self, wait_s: float = 20) -> list[str]:

@@ -18,7 +18,7 @@ from monailabel_app.client import ServerError
 from tests.bundles.runner import outer_corner
 from tests.conftest import blobs, world_points
 from tests.dicom_writer import write_dicom_series
-from tests.label.server import Server, free_port
+from tests.label.server import Server, free_port, stop_process
 from tests.xa_writer import contrast_run, validator_errors, write_xa
 
 if importlib.util.find_spec("monailabel") is None:
@@ -86,11 +86,7 @@ class Archive:
         return folder
 
     def stop(self) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
+        stop_process(self.process)
         self.log.close()
 
 
