@@ -21,6 +21,7 @@ from pathlib import Path
 from monai.bundle import ConfigParser
 
 from custom_nets import bundle_root
+from custom_nets.utils.bundle_folder import WEIGHTS
 from custom_nets.utils.record import file_record, git_revision, part_path
 
 __all__ = ["LARGEST_FILE", "PERSONAL_PATH", "bundle_files", "bundle_folder", "bundle_name", "pack"]
@@ -48,8 +49,8 @@ def bundle_folder(bundle: str) -> Path:
         folder = Path(bundle_root(bundle))
     folder = folder.resolve()
     missing = [name for name in _NEEDED if not (folder / name).is_file()]
-    if not (folder / "models" / "model.pt").is_file() and not (folder / "large_files.yml").is_file():
-        missing.append("models/model.pt (or large_files.yml, which says where it is)")
+    if not (folder / WEIGHTS).is_file() and not (folder / "large_files.yml").is_file():
+        missing.append(f"{WEIGHTS} (or large_files.yml, which says where it is)")
     if missing:
         raise ValueError(f"{folder} is no bundle that can be handed over: it lacks {', '.join(missing)}.")
     return folder
@@ -144,7 +145,8 @@ def pack(bundle: str, output: str | os.PathLike | None = None) -> Path:
 def bundle_name(folder: Path) -> str:
     """What its configs call the bundle: the folder may have been renamed."""
     config = ConfigParser.load_config_file(folder / "configs" / "inference.json")
-    found = re.search(r"bundle_root\(['\"](\w+)['\"]\)", str(config.get("bundle_root", "")))
+    # one that came from a registry names its folder, too
+    found = re.search(r"bundle_root\(['\"](\w+)['\"]", str(config.get("bundle_root", "")))
     return found[1] if found else folder.name
 
 
