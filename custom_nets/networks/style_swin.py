@@ -12,8 +12,9 @@ each channel) and an :class:`Upsampler`; small images of all resolutions are add
 Shapes: B images, C channels, (H, W) rows and columns, w the side of a window and N = w² its tokens, S the length of a
 style. Tokens are [B, H, W, C], which is the memory of channels-last maps: between the two is no copy.
 
-Without gradients, window attention and MLPs work on strips of tokens that stay in a processor's cache. Results are
-those of the whole map, up to rounding, and no tensor of many windows' logits or of an MLP's hidden channels is made.
+Without gradients on a CPU, window attention and MLPs work on strips of tokens that stay in the processor's cache, and
+write where their input was. Results are those of the whole map, up to rounding, and no tensor of many windows' logits
+or of an MLP's hidden channels is made.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ from numpy.typing import NDArray
 
 __all__ = ["StyleSwinDiscriminator", "StyleSwinGenerator", "channels_at"]
 
-# values of tokens that are worked on together without gradients on a CPU; it does not change the result
+# what is worked on together without gradients on a CPU: values of tokens, and tokens of an MLP, whose hidden channels
+# are many; neither changes the result
 VALUES_AT_ONCE = 2**18
+TOKENS_AT_ONCE = 2048
 
 
 def channels_at(resolution: int, multiplier: int = 1) -> int:
@@ -212,9 +215,15 @@ def attend(
     return (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(n, tokens, channels // 3)
 
 
+def without_gradients(x: torch.Tensor) -> bool:
+    """Whether work on tokens [..., C] is done in strips and in place."""
+    plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return plain and not torch.is_grad_enabled()
+
+
 def _at_once(x: torch.Tensor) -> int | None:
     """Tokens [..., C] to work on together, None for all."""
-    return max(1, VALUES_AT_ONCE // x.shape[-1]) if x.device.type == "cpu" and not torch.is_grad_enabled() else None
+    return max(1, VALUES_AT_ONCE // x.shape[-1]) if without_gradients(x) else None
 
 
 def by_windows(
@@ -313,6 +322,13 @@ class MLP(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc2(F.gelu(self.fc1(x)))
 
+    def add_to(self, rows: torch.Tensor, norm: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """``rows += mlp(norm(rows))`` where they are, without gradients; rows [n, C]."""
+        hidden = rows.new_empty(TOKENS_AT_ONCE, self.fc1.out_features)
+        for part in rows.split(TOKENS_AT_ONCE):
+            h = torch.addmm(self.fc1.bias, norm(part), self.fc1.weight.t(), out=hidden[: len(part)])
+            torch.addmm(part, torch.ops.aten.gelu_(h), self.fc2.weight.t(), out=part).add_(self.fc2.bias)
+
 
 # ---- generator ----
 
@@ -333,9 +349,9 @@ class AdaIN(nn.Module):
         x = x.float()
         mean = x.mean((1, 2), keepdim=True)
         # in parts that stay in the cache: many times faster than torch.var_mean along these axes
-        parts = x.flatten(1, 2).split(_at_once(x) or x.shape[1] * x.shape[2], 1)
-        squares = torch.stack([(part - mean[:, 0]).square().sum(1) for part in parts]).sum(0)
-        gain = gamma * torch.rsqrt(squares[:, None, None] / (x.shape[1] * x.shape[2]) + 1e-5)
+        parts = x.flatten(1, 2).split(TOKENS_AT_ONCE, 1)
+        squares = torch.stack([(part - mean[:, 0]).square().sum(1) for part in parts]).sum(0)[:, None, None]
+        gain = gamma * torch.rsqrt(squares / (x.shape[1] * x.shape[2]) + 1e-5)
         return gain, beta - mean * gain
 
     def forward(self, x: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
@@ -366,12 +382,20 @@ class StyleSwinBlock(nn.Module):
         self.norm2 = AdaIN(dim, style_dim)
         self.mlp = MLP(dim)
 
-    def _attention(self, x: torch.Tensor) -> torch.Tensor:
+    def _attention(
+        self,
+        x: torch.Tensor,
+        norm: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Tokens [B, H, W, C] -> [B, H, W, C] before the projection, written to ``out`` where that is given.
+
+        ``norm`` acts on the tokens of a strip.
+        """
         c = x.shape[-1]
         weights = self.qkv.weight.view(3, 2, c // 2, c).unbind(1)
         biases = self.qkv.bias.view(3, 2, c // 2).unbind(1)
         shifts = (0, self.window // 2 if x.shape[1] > self.window or x.shape[2] > self.window else 0)
-        joined = torch.empty_like(x) if _at_once(x) else None
         halves = []
         for number, (shift, weight, bias, position) in enumerate(zip(shifts, weights, biases, self.attn, strict=True)):
             weight, bias, position = weight.reshape(-1, c), bias.reshape(-1), position()
@@ -383,29 +407,35 @@ class StyleSwinBlock(nn.Module):
                 parts: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = (weight, bias, position),
                 shift: int = shift,
             ) -> torch.Tensor:
-                qkv = F.linear(windows, parts[0], parts[1])
+                qkv = F.linear(windows if norm is None else norm(windows), parts[0], parts[1])
                 return attend(qkv, parts[2], self.scale, shift, last_row, last_column)
 
-            out = None if joined is None else joined.chunk(2, -1)[number]
-            halves.append(by_windows(x, self.window, shift, half, out))
-        return torch.cat(halves, -1) if joined is None else joined
+            halves.append(by_windows(x, self.window, shift, half, None if out is None else out.chunk(2, -1)[number]))
+        return torch.cat(halves, -1) if out is None else out
 
     def forward(self, x: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
         """tokens [B, H, W, C], style [B, S] -> [B, H, W, C]."""
         x = x.contiguous()
-        attended = self._attention(self.norm1(x, style))
-        at_once = _at_once(x)
-        if at_once is None:
-            x = x + self.proj(attended)
+        if not without_gradients(x):
+            x = x + self.proj(self._attention(self.norm1(x, style)))
             return x + self.mlp(self.norm2(x, style))
-        # part by part, into the one map that belongs to this block alone
-        for part, rows in zip(x.flatten(0, 2).split(at_once), attended.flatten(0, 2).split(at_once), strict=True):
-            torch.add(part, self.proj(rows), out=rows)
-        gain, offset = self.norm2.gain_and_offset(attended, style)
-        for image, a, b in zip(attended.flatten(1, 2), gain.flatten(1), offset.flatten(1), strict=True):
-            for rows in image.split(at_once):
-                torch.add(rows, self.mlp(torch.addcmul(b, rows, a)), out=rows)
-        return attended
+        out = torch.empty_like(x)
+        for image in zip(x.split(1), style.split(1), out.split(1), strict=True):
+            self._write(*image)
+        return out
+
+    def _write(self, x: torch.Tensor, style: torch.Tensor, out: torch.Tensor) -> None:
+        """The same for one image [1, H, W, C] without gradients, in the one map ``out``."""
+
+        def norm(layer: AdaIN, tokens: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+            gain, offset = (y.flatten() for y in layer.gain_and_offset(tokens, style))
+            return lambda part: torch.addcmul(offset, part, gain)
+
+        self._attention(x, norm(self.norm1, x), out)
+        rows = out.view(-1, x.shape[-1])
+        for part, new in zip(x.view_as(rows).split(TOKENS_AT_ONCE), rows.split(TOKENS_AT_ONCE), strict=True):
+            torch.add(part, self.proj(new), out=new)
+        self.mlp.add_to(rows, norm(self.norm2, out))
 
 
 def position_code(count: int, channels: int, device: torch.device) -> torch.Tensor:

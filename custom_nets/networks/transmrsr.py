@@ -36,6 +36,7 @@ from custom_nets.networks.style_swin import (
     by_windows,
     channels_at,
     check_size,
+    without_gradients,
 )
 
 __all__ = ["CENTROID_RULES", "TransMRSR"]
@@ -124,9 +125,13 @@ class SwinBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         bias = self.attn()
+        in_place = without_gradients(x)
 
         def block(windows: torch.Tensor, last_row: bool, last_column: int) -> torch.Tensor:
             windows = windows + self.attn.attention(self.norm1(windows), bias, self.shift, last_row, last_column)
+            if in_place:
+                self.mlp.add_to(windows.view(-1, windows.shape[-1]), self.norm2)
+                return windows
             return windows + self.mlp(self.norm2(windows))
 
         return by_windows(x, self.window, self.shift, block)

@@ -69,8 +69,9 @@ def test_it_is_the_plain_order(monkeypatch, options: dict[str, Any]):
     net, image = made(**SHIFTED, **options), rand(2, 3, 32, 32)
     wanted = PlainTransMRSR(net.state_dict(), 32, net.centroid_rule)(image)
     assert float((wanted - image).abs().max()) > 0.1
-    for at_once in (2**11, 2**16):  # strips of one row of windows, and all of it
-        monkeypatch.setattr(style_swin, "VALUES_AT_ONCE", at_once)
+    for values, tokens in ((2**11, 100), (2**16, 2**16)):  # strips of one row of windows, and all of it
+        monkeypatch.setattr(style_swin, "VALUES_AT_ONCE", values)
+        monkeypatch.setattr(style_swin, "TOKENS_AT_ONCE", tokens)
         torch.testing.assert_close(net(image), wanted, atol=2e-5 * float(wanted.abs().max()), rtol=0)
 
 
