@@ -50,6 +50,7 @@ class DSASettings:
         blur_px: standard deviation of the detector's blur, which correlates the noise.
         pulse_mm: how far large vessels move with the heart beat.
         breathing_mm, drift_mm, jerk_mm: motion of the head: periodic, slow, and at one moment.
+        jaw_mm: how far the lower jaw goes when the patient swallows; it comes back within a frame or a few.
         collimation: share of the picture behind the shutters on each side (top, bottom, left, right).
         tissue: strength of the tissue's blush, 1 keeps the mass of iodine.
         bolus: of contrast agent.
@@ -68,6 +69,7 @@ class DSASettings:
     breathing_mm: float = 0.1
     drift_mm: float = 0.3
     jerk_mm: float = 0.0
+    jaw_mm: float = 0.0
     collimation: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     tissue: float = 1.0
     bolus: Bolus = Bolus()
@@ -107,6 +109,7 @@ class DSASettings:
                 pulsation=rng.uniform(0, 0.3),
                 heart_rate_hz=rng.uniform(0.9, 1.6),
             ),
+            jaw_mm=rng.uniform(0.3, 3.0) if not still and rng.random() < 0.5 else 0.0,
         )
 
 
@@ -136,6 +139,7 @@ class DSASimulator:
             speed_mm_s=rng.uniform(130, 380),
         )
         self._bones = _bones(rng)
+        self._jaw = _jaw(self._bones[0])
         self._motion = _Motion(np.random.default_rng([seed, 3]), s)
         # smooth field of unit size: which way a place moves with the pulse
         self._sway = rng.normal(0, 1 / 35, (6, 3)), rng.uniform(0, 2 * np.pi, 6), rng.normal(0, 0.7, (6, 3))
@@ -160,7 +164,8 @@ class DSASimulator:
 
         pose = self._motion.pose(time_s) if moved else self._motion.pose(0.0)
         angle = self.angle_deg(time_s)
-        uv, magnification = self.carm.project(_place(self._bones[0], pose), angle)
+        bones_mm = self._bones[0] + (self._motion.jaw_mm(time_s) if moved else 0.0) * self._jaw
+        uv, magnification = self.carm.project(_place(bones_mm, pose), angle)
         scale = magnification / self.carm.pixel_mm
         bones = splat_discs(self.carm.shape, uv, self._bones[1] * scale, self._bones[2] * scale**2)
         total = np.maximum(bones + self._ellipsoids(pose, angle), 0)
@@ -331,17 +336,24 @@ def _bones(rng: np.random.Generator) -> tuple[NDArray, NDArray, NDArray]:
     return np.concatenate(rods), np.concatenate(radii), np.concatenate(density)
 
 
+def _jaw(bones_mm: NDArray) -> NDArray:
+    """[n, 3]: which way each place goes for one mm of the jaw: down and back, all of it below the face, none above."""
+    front = 1 / (1 + np.exp((bones_mm[:, 1] - 20) / 5))
+    low = 1 / (1 + np.exp((bones_mm[:, 2] + 55) / 3))
+    return (front * low)[:, None] * np.array([0.0, 0.4, -0.9])
+
+
 def _place(points_mm: NDArray, pose: tuple[NDArray, NDArray]) -> NDArray:
     turn, shift = pose
     return points_mm @ turn.T + shift
 
 
 class _Motion:
-    """Where the head is: breathing, drift and one jerk, each a turn and a shift."""
+    """Where the head is: breathing, drift and one jerk, each a turn and a shift; and how far the jaw is moved."""
 
     def __init__(self, rng: np.random.Generator, settings: DSASettings) -> None:
         sizes = (settings.breathing_mm, settings.drift_mm, settings.jerk_mm)
-        self.still = not any(sizes)
+        self.still = not any(sizes) and not settings.jaw_mm
         self.sizes = sizes
         self.axes = rng.normal(0, 1, (3, 6))
         self.axes /= np.linalg.norm(self.axes[:, 3:], axis=1, keepdims=True)
@@ -349,6 +361,8 @@ class _Motion:
         self.drift_hz = rng.uniform(0.05, 0.4, 3)
         self.drift_phase = rng.uniform(0, 2 * np.pi, 3)
         self.jerk_at_s, self.jerk_s = rng.uniform(1.0, 7.0), rng.uniform(0.1, 0.5)
+        self.swallow_mm = settings.jaw_mm * rng.uniform(0.3, 1.0, 3)
+        self.swallow_at_s, self.swallow_s = rng.uniform(0.5, 9.0, 3), rng.uniform(0.08, 0.4, 3)
 
     def pose(self, time_s: float) -> tuple[NDArray, NDArray]:
         """Turn [3, 3] and shift [3] in mm against the moment zero."""
@@ -358,6 +372,10 @@ class _Motion:
         parts = np.array(self.sizes) * [breath, waves.mean() * 1.5, jerk]
         motion = parts @ self.axes
         return rotation_matrix(motion[:3] / 90), motion[3:]  # about one mm at the head's surface per mm of shift
+
+    def jaw_mm(self, time_s: float) -> float:
+        """How far the jaw is from where it rests: away and back with each of three swallows."""
+        return float(self.swallow_mm @ np.exp(-(((time_s - self.swallow_at_s) / self.swallow_s) ** 2) / 2))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ from __future__ import annotations
 from .charbonnier import MultiscaleCharbonnierLoss
 from .laplacian import LaplacianPyramidLoss
 from .most_dsa import MoStDSALoss
+from .multiscale_psnr import MultiscalePSNRLoss
 from .planes import PlaneLoss
 from .transmrsr import TransMRSRLoss
 from .vgg_losses import VGGLosses, perceptual_distance, style_distance
@@ -11,6 +12,7 @@ __all__ = [
     "LaplacianPyramidLoss",
     "MoStDSALoss",
     "MultiscaleCharbonnierLoss",
+    "MultiscalePSNRLoss",
     "PlaneLoss",
     "TransMRSRLoss",
     "VGGLosses",

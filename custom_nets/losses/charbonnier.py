@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch.nn.modules.loss import _Loss
 
+from custom_nets.losses.multiscale_psnr import picture_difference
+
 __all__ = ["MultiscaleCharbonnierLoss"]
 
 
@@ -36,13 +38,7 @@ class MultiscaleCharbonnierLoss(_Loss):
         Raises:
             ValueError: different shapes, or sides that cannot be halved often enough.
         """
-        divisor = 2 ** (self.levels - 1)
-        if input.shape != target.shape or input.ndim < 2 or any(side % divisor for side in input.shape[-2:]):
-            raise ValueError(
-                f"both images must have one shape with H and W multiples of {divisor}, got {tuple(input.shape)} and "
-                f"{tuple(target.shape)}."
-            )
-        difference = (input.float() - target.float()).reshape(-1, 1, *input.shape[-2:])
+        difference = picture_difference(input, target, self.levels)
         loss = difference.new_zeros(())
         for level in range(self.levels):
             epsilon = self.epsilon / 2**level

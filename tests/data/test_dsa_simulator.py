@@ -210,6 +210,19 @@ def test_motion_leaves_a_residue():
     np.testing.assert_allclose(moving.subtracted_run(np.array([3.0]))[0], moving.subtracted(3.0), atol=2e-6)
 
 
+@pytest.mark.parametrize("settings", [WIDE, TURNING], ids=["fixed", "rotational"])
+def test_a_swallow_leaves_a_residue_at_the_jaw_only_and_only_then(settings):
+    simulator = DSASimulator(3, replace(settings, jaw_mm=3.0, view_deg=90.0 - settings.rotation_deg_s))
+    motion = simulator._motion
+    moment = float(motion.swallow_at_s[motion.swallow_s.argmin()])
+    times = np.linspace(0, 12, 2401)
+    calm = times[np.argmin([motion.jaw_mm(t) for t in times])]
+    residues = [simulator.subtracted(t) - simulator.vessels(t) for t in (moment, calm)]
+    assert np.abs(residues[0]).max() > 0.01 > 100 * np.abs(residues[1]).max()
+    assert np.abs(residues[0][:40]).max() < 0.02 * np.abs(residues[0]).max(), "the vault stands still"
+    assert motion.jaw_mm(moment) <= 3 * 3.0
+
+
 def test_noise_is_that_of_two_exposures():
     """Variance 1/N of each exposure's logarithm, N the photons that arrive; the mask's is the same in all frames."""
     simulator = DSASimulator(3, replace(WIDE, photons=2e5, blur_px=0.0, mask_exposures=2))
