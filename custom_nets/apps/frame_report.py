@@ -12,8 +12,9 @@ Files in ``output_dir`` (each written whole or not at all, by the first process,
   options, device and files with sha256.
 * ``pictures/CASE_N3_frame.png`` (the frame with the most change), ``_errors.png``, ``_curves.png`` (by each process).
 
-Means are over all frames of all runs (``frames``, as published) and over runs, each counted once (``runs``). A score
-that is infinite or undefined is left out of means and counted as "not_finite".
+Means are over all frames of all runs (``frames``, as published) and over runs, each counted once (``runs``); those of
+time-density curves also over all regions of all runs (``regions``), for each number of missing frames and for all. A
+score that is infinite or undefined is left out of means and counted as "not_finite".
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from custom_nets.apps.scores import OURS, Row, csv_text, named_means, paired_dif
 from custom_nets.data.runs import bounding_box
 from custom_nets.utils.record import environment, file_record, write_json, write_text
 
-__all__ = ["FrameReport", "markdown_table", "run_means", "summaries", "widened"]
+__all__ = ["FrameReport", "markdown_table", "region_summary", "run_means", "summaries", "widened"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ _RUN_COLUMNS = (
     ("active", "flicker", "flicker (measured: 1)", 3),
     ("active", "brightness_flicker", "brightness flicker", 3),
 )
+_CURVES = _RUN_COLUMNS[:4]
 _UNPAIRED = ("flicker", "brightness_flicker")  # neither higher nor lower is better: 1 is
 
 
@@ -98,6 +100,25 @@ def summaries(rows: Sequence[Row], run_rows: Sequence[Row]) -> dict[str, list[Ro
         "runs": summarise(run_rows, _pairs(run_rows), by="missing"),
         "places": places,
     }
+
+
+def region_summary(region_rows: Sequence[Row]) -> list[Row]:
+    """Errors of time-density curves over all regions of all runs, and ours minus those of each other method.
+
+    Args:
+        region_rows: as in ``regions.csv``.
+
+    Returns:
+        Rows of :func:`custom_nets.apps.scores.summarise` by "missing": each number of missing frames, and "all".
+    """
+    rows = [
+        {"case": row["case"], "gap": row["missing"], "missing": missing, "number": row["region"], "region": region}
+        | {"method": row["method"], "metric": metric, "value": row[metric]}
+        for row in region_rows
+        for region, metric, _, _ in _CURVES
+        for missing in (row["missing"], "all")
+    ]
+    return summarise(rows, _pairs(rows), by="missing")
 
 
 def _pairs(rows: Sequence[Row]) -> list[Row]:
@@ -154,11 +175,33 @@ def markdown_table(
         "Time-density curves and flicker: mean ± standard deviation over runs (times in seconds, in frames for runs "
         "without times)", "runs", _RUN_COLUMNS, False,
     )  # fmt: skip
+    if summary.get("regions"):
+        look_up = {(r["missing"], r["method"], r["metric"]): r for r in summary["regions"]}
+        heads = ["missing", "ours minus", *(name for _, _, name, _ in _CURVES), "regions"]
+        lines += [
+            "### Time-density errors of all regions, ours minus the other's: mean ± standard error (below 0: ours is "
+            "nearer)", "", "| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads),
+        ]  # fmt: skip
+        for number in [*numbers, "all"]:
+            for other in others:
+                found = [look_up.get((number, f"{OURS} - {other}", metric)) for _, metric, _, _ in _CURVES]
+                cells = [_with_error(row, digits) for row, (*_, digits) in zip(found, _CURVES, strict=True)]
+                count = max((row["n"] for row in found if row is not None), default=0)
+                lines.append("| " + " | ".join([str(number), other, *cells, str(count)]) + " |")
+        lines.append("")
     if unclear := sum(row["not_finite"] for row in summary["frames"] if " - " not in row["method"]):
         lines.append(
             f"{unclear} scores of frames are infinite (equal frames) or undefined (no vessel in sight): left out."
         )
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _with_error(row: Row | None, digits: int) -> str:
+    """ "mean ± standard error" of a row of paired differences; empty where there is none."""
+    if row is None or row["mean"] is None:
+        return ""
+    text = f"{row['mean']:+.{digits}f}"
+    return text if row["standard_error"] is None else f"{text} ± {row['standard_error']:.{digits}f}"
 
 
 class FrameReport:
@@ -231,7 +274,7 @@ class FrameReport:
             return sorted(rows, key=lambda row: (order.get(row["case"], -1), row["missing"]))  # a stable sort
 
         rows, run_rows, region_rows, records, failed = (gathered(part) for part in range(5))
-        summary = summaries(rows, run_rows)
+        summary = {**summaries(rows, run_rows), "regions": region_summary(region_rows)}
         for kind in ("runs", "frames"):  # the mean over frames stands where there are both
             engine.state.metrics.update(named_means(summary[kind], "missing", "N"))
         if idist.get_rank() == 0:

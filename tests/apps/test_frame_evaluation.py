@@ -267,6 +267,14 @@ def test_the_whole_evaluation_through_the_bundle(data, tmp_path):
         assert all(0 <= int(r["row"]) < 48 and 0 <= int(r["column"]) < 44 for r in mine), "inside of the picture"
         assert all(int(r["pixels"]) >= 16 and float(r["contrast"]) > 0 for r in mine)
     summary = json.loads((out / "summary.json").read_text())
+    for missing in (1, 2, "all"):  # every region counts once, whichever run it is of
+        some = [r for r in regions if missing in ("all", int(r["missing"]))]
+        both = {m: [float(r["curve_mae"]) for r in some if r["method"] == m] for m in ("ours", "blend")}
+        row = next(r for r in summary["regions"] if (r["missing"], r["method"], r["metric"]) ==
+                   (missing, "ours - blend", "curve_mae"))  # fmt: skip
+        apart = np.subtract(both["ours"], both["blend"])
+        assert row["n"] == len(apart) and row["mean"] == pytest.approx(apart.mean(), rel=1e-4)
+        assert row["standard_error"] == pytest.approx(apart.std(ddof=1) / len(apart) ** 0.5, rel=1e-4)
     mean = next(
         r for r in summary["frames"]
         if (r["missing"], r["method"], r["region"], r["metric"]) == (2, "ours", "active", "psnr")
@@ -287,7 +295,7 @@ def test_the_whole_evaluation_through_the_bundle(data, tmp_path):
     assert summary["failed"] == [] and {f["name"] for f in summary["files"]} == {"checkpoint", "anna", "bert"}
     assert summary["records"][0]["data_range"] == "8 bits" and summary["records"][0]["regions"] >= 2
     table = (out / "table.md").read_text()
-    assert "| 1 | blend |" in table and "| anna | 2 | 4 |" in table
+    assert "| 1 | blend |" in table and "| anna | 2 | 4 |" in table and "| all | blend |" in table
     assert not (out / "pictures").exists()
     assert not list(out.glob("frames_of_process*"))
 
