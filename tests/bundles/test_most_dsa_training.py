@@ -205,6 +205,18 @@ def test_published_recipe(tuples, tmp_path):
     assert [len(part) for part in split] == [3, 1] and "sequence_3" in split[1][0]["image"]
 
 
+def test_second_part_of_the_recipe(data, trained, tmp_path):
+    """Other loss, from trained weights on."""
+    files = [TRAIN, str(CONFIGS / "finetune.json")]
+    weights = trained[0] / "model.pt"
+    made = workflow(data, tmp_path, files, finetune=str(weights), max_epochs=1)
+    expected, started = load_network(weights).state_dict(), made.trainer.network.state_dict()
+    assert all(torch.equal(expected[key], value) for key, value in started.items())
+    assert type(made.trainer.loss_function).__name__ == "MultiscalePSNRLoss"
+    losses = losses_of(made)
+    assert len(losses) == 5 and np.isfinite(losses).all() and max(losses) < 0  # logarithms of errors below 1
+
+
 def test_published_layout_says_what_is_wrong(tuples, tmp_path):
     (tmp_path / "TrainList.txt").write_text("nothing/here\n")
     with pytest.raises(RuntimeError) as caught:
