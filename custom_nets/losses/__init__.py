@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from .multiscale import MultiscaleCharbonnierLoss, MultiscalePSNRLoss
 from .laplacian import LaplacianPyramidLoss
 from .most_dsa import MoStDSALoss
+from .multiscale import MultiscaleCharbonnierLoss, MultiscalePSNRLoss
 from .planes import PlaneLoss
 from .transmrsr import TransMRSRLoss
 from .vgg_losses import VGGLosses, perceptual_distance, style_distance

@@ -55,8 +55,8 @@ class _MultiscaleLoss(_Loss):
 class MultiscaleCharbonnierLoss(_MultiscaleLoss):
     """Sum over sizes (full, half, quarter, ...) of the mean ``sqrt(d^2 + e^2) - e`` of the difference d.
 
-    Small differences (noise) count by their square, large ones (a vessel in the wrong place) by their size: at the small
-    sizes a slight shift of the brightness already counts in full.
+    Small differences (noise) count by their square, large ones (a vessel in the wrong place) by their size: at the
+    small sizes a slight shift of the brightness already counts in full.
 
     Args:
         levels: number of sizes; H and W must be multiples of ``2 ** (levels - 1)``.
