@@ -468,6 +468,7 @@ class Upsampler(nn.Module):
         row = self.alpha * position_code(2 * height, half, x.device)[:, None]
         at_once = _at_once(x)
         step = height if at_once is None else max(1, at_once // (4 * b * width))
+        out = x.new_empty(b, 2 * height, 2 * width, 2 * half) if without_gradients(x) else None
         strips = []
         for first in range(0, height, step):
             last = min(first + step, height)
@@ -476,9 +477,12 @@ class Upsampler(nn.Module):
             seen = as_map(x[:, first - before : last + after])
             large = as_tokens(F.interpolate(seen, scale_factor=2.0, mode="bilinear", align_corners=False))
             strip = self.reduction(self.norm(large[:, 2 * before : 2 * (before + last - first)]))
-            code = torch.broadcast_tensors(column, row[2 * first : 2 * last])
-            strips.append(strip + torch.cat(code, -1))
-        return strips[0] if len(strips) == 1 else torch.cat(strips, 1)
+            code = torch.cat(torch.broadcast_tensors(column, row[2 * first : 2 * last]), -1)
+            if out is None:
+                strips.append(strip + code)
+            else:
+                torch.add(strip, code, out=out[:, 2 * first : 2 * last])
+        return torch.cat(strips, 1) if out is None else out
 
 
 class StyleLevel(nn.Module):

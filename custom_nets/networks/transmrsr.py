@@ -46,6 +46,11 @@ _WINDOW = 8
 _HEADS = (16, 16, 16, 16, 8, 4, 4, 4, 4)  # of the encoder's levels, from the finest on, whatever their width
 
 
+def added(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """x + y; without gradients where x is, which must be nobody else's."""
+    return x + y if torch.is_grad_enabled() or x.dtype != y.dtype else x.add_(y)
+
+
 # ---- convolutions ----
 
 
@@ -56,8 +61,7 @@ class _ResidualConvs(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.conv2(F.relu(self.conv1(x), inplace=True))
-        return x + y if torch.is_grad_enabled() else torch.add(x, y, out=y)
+        return added(self.conv2(F.relu(self.conv1(x), inplace=True)), x)
 
 
 class ConvTrunk(nn.Module):
@@ -180,7 +184,7 @@ class SwinLevel(nn.Module):
         self.downsample = PatchMerging(dim, out)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.downsample(as_tokens(self.conv(as_map(self.residual_group(x)))) + x)
+        return self.downsample(added(as_tokens(self.conv(as_map(self.residual_group(x)))), x))
 
 
 def condition_head(channels: int, out: int) -> nn.Sequential:
@@ -319,12 +323,15 @@ class TransMRSR(nn.Module):
         x = self.generator.input(len(image))
         for i, level in enumerate(self.generator.layers):
             if features:
-                seen, number = as_map(features.pop()), len(features)
-                x = modulated(x, self.condition_scale[number](seen), self.condition_shift[number](seen))
+                x = self._modulated(x, as_map(features.pop()), len(features))
             x = level(x, styles[:, 2 * i], styles[:, 2 * i + 1])
-        deep = as_map(x) + shallow
+        deep = added(as_map(x), shallow)
         del x, shallow  # large maps that are not needed any more
-        return self.conv_last(self.conv_deep(deep)) + image
+        return added(self.conv_last(self.conv_deep(deep)), image)
+
+    def _modulated(self, x: torch.Tensor, seen: torch.Tensor, number: int) -> torch.Tensor:
+        """Tokens [B, H, W, C] of the decoder, changed by what a level of the encoder saw, a map [B, C, H, W]."""
+        return modulated(x, self.condition_scale[number](seen), self.condition_shift[number](seen))
 
     def _styles(self, x: torch.Tensor) -> torch.Tensor:
         """Tokens [B, 4, 4, C] -> styles [B, latents, style_dim]."""
