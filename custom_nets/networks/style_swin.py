@@ -324,7 +324,7 @@ class MLP(nn.Module):
 
     def add_to(self, rows: torch.Tensor, norm: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """``rows += mlp(norm(rows))`` where they are, without gradients; rows [n, C]."""
-        hidden = rows.new_empty(TOKENS_AT_ONCE, self.fc1.out_features)
+        hidden = rows.new_empty(min(len(rows), TOKENS_AT_ONCE), self.fc1.out_features)
         for part in rows.split(TOKENS_AT_ONCE):
             h = torch.addmm(self.fc1.bias, norm(part), self.fc1.weight.t(), out=hidden[: len(part)])
             torch.addmm(part, torch.ops.aten.gelu_(h), self.fc2.weight.t(), out=part).add_(self.fc2.bias)
@@ -349,7 +349,7 @@ class AdaIN(nn.Module):
         x = x.float()
         mean = x.mean((1, 2), keepdim=True)
         # in parts that stay in the cache: many times faster than torch.var_mean along these axes
-        parts = x.flatten(1, 2).split(TOKENS_AT_ONCE, 1)
+        parts = x.flatten(1, 2).split(TOKENS_AT_ONCE if without_gradients(x) else x.shape[1] * x.shape[2], 1)
         squares = torch.stack([(part - mean[:, 0]).square().sum(1) for part in parts]).sum(0)[:, None, None]
         gain = gamma * torch.rsqrt(squares / (x.shape[1] * x.shape[2]) + 1e-5)
         return gain, beta - mean * gain

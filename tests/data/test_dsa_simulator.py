@@ -220,7 +220,6 @@ def test_a_swallow_leaves_a_residue_at_the_jaw_only_and_only_then(settings):
     residues = [simulator.subtracted(t) - simulator.vessels(t) for t in (moment, calm)]
     assert np.abs(residues[0]).max() > 0.01 > 100 * np.abs(residues[1]).max()
     assert np.abs(residues[0][:40]).max() < 0.02 * np.abs(residues[0]).max(), "the vault stands still"
-    assert motion.jaw_mm(moment) <= 3 * 3.0
 
 
 def test_noise_is_that_of_two_exposures():
