@@ -29,6 +29,7 @@ from custom_nets.apps.scores import (
     named_means,
     paired_differences,
     spread,
+    spread_of_mean,
     summarise,
 )
 from custom_nets.utils.record import environment, file_record, write_json, write_text
@@ -60,9 +61,7 @@ def markdown_table(rows: Sequence[Row], pairs: Sequence[Row], summary: Sequence[
                 paired = look_up.get((degradation, f"{OURS} - {method}", region, first))
                 gain = wins = ""
                 if paired is not None and paired["mean"] is not None:
-                    error = paired["standard_error"]
-                    gain = f"{paired['mean']:+.{columns[0][2]}f}"
-                    gain += "" if error is None else f" ± {error:.{columns[0][2]}f}"
+                    gain = spread_of_mean(paired, columns[0][2])
                     wins = f"{paired['wins']}/{paired['n'] + paired['not_finite']}"
                 lines.append("| " + " | ".join([degradation, method, *cells, gain, wins]) + " |")
         return [*lines, ""]

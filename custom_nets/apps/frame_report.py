@@ -30,7 +30,16 @@ import numpy as np
 from ignite.engine import Engine, Events
 
 from custom_nets.apps.frame_evaluation import METHODS, LeaveOut
-from custom_nets.apps.scores import OURS, Row, csv_text, named_means, paired_differences, spread, summarise
+from custom_nets.apps.scores import (
+    OURS,
+    Row,
+    csv_text,
+    named_means,
+    paired_differences,
+    spread,
+    spread_of_mean,
+    summarise,
+)
 from custom_nets.data.runs import bounding_box
 from custom_nets.utils.record import environment, file_record, write_json, write_text
 
@@ -185,7 +194,7 @@ def markdown_table(
         for number in [*numbers, "all"]:
             for other in others:
                 found = [look_up.get((number, f"{OURS} - {other}", metric)) for _, metric, _, _ in _CURVES]
-                cells = [_with_error(row, digits) for row, (*_, digits) in zip(found, _CURVES, strict=True)]
+                cells = [spread_of_mean(row, digits) for row, (*_, digits) in zip(found, _CURVES, strict=True)]
                 count = max((row["n"] for row in found if row is not None), default=0)
                 lines.append("| " + " | ".join([str(number), other, *cells, str(count)]) + " |")
         lines.append("")
@@ -194,14 +203,6 @@ def markdown_table(
             f"{unclear} scores of frames are infinite (equal frames) or undefined (no vessel in sight): left out."
         )
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _with_error(row: Row | None, digits: int) -> str:
-    """ "mean ± standard error" of a row of paired differences; empty where there is none."""
-    if row is None or row["mean"] is None:
-        return ""
-    text = f"{row['mean']:+.{digits}f}"
-    return text if row["standard_error"] is None else f"{text} ± {row['standard_error']:.{digits}f}"
 
 
 class FrameReport:

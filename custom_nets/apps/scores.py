@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["OURS", "Row", "csv_text", "named_means", "paired_differences", "spread", "summarise"]
+__all__ = ["OURS", "Row", "csv_text", "named_means", "paired_differences", "spread", "spread_of_mean", "summarise"]
 
 Row = dict[str, Any]
 OURS = "ours"
@@ -125,6 +125,14 @@ def spread(row: Row | None, digits: int) -> str:
         return ""
     text = f"{row['mean']:.{digits}f}"
     return text if row["std"] is None else f"{text} ± {row['std']:.{digits}f}"
+
+
+def spread_of_mean(row: Row | None, digits: int) -> str:
+    """ "+mean ± standard error" of a row of paired differences; empty where there is none."""
+    if row is None or row["mean"] is None:
+        return ""
+    text = f"{row['mean']:+.{digits}f}"
+    return text if row["standard_error"] is None else f"{text} ± {row['standard_error']:.{digits}f}"
 
 
 def csv_text(rows: Sequence[Row]) -> str:

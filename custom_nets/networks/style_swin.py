@@ -215,7 +215,7 @@ def attend(
     return (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(n, tokens, channels // 3)
 
 
-def without_gradients(x: torch.Tensor) -> bool:
+def in_strips(x: torch.Tensor) -> bool:
     """Whether work on tokens [..., C] is done in strips and in place."""
     plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     return plain and not torch.is_grad_enabled()
@@ -223,7 +223,7 @@ def without_gradients(x: torch.Tensor) -> bool:
 
 def _at_once(x: torch.Tensor) -> int | None:
     """Tokens [..., C] to work on together, None for all."""
-    return max(1, VALUES_AT_ONCE // x.shape[-1]) if without_gradients(x) else None
+    return max(1, VALUES_AT_ONCE // x.shape[-1]) if in_strips(x) else None
 
 
 def by_windows(
@@ -349,7 +349,7 @@ class AdaIN(nn.Module):
         x = x.float()
         mean = x.mean((1, 2), keepdim=True)
         # in parts that stay in the cache: many times faster than torch.var_mean along these axes
-        parts = x.flatten(1, 2).split(TOKENS_AT_ONCE if without_gradients(x) else x.shape[1] * x.shape[2], 1)
+        parts = x.flatten(1, 2).split(TOKENS_AT_ONCE if in_strips(x) else x.shape[1] * x.shape[2], 1)
         squares = torch.stack([(part - mean[:, 0]).square().sum(1) for part in parts]).sum(0)[:, None, None]
         gain = gamma * torch.rsqrt(squares / (x.shape[1] * x.shape[2]) + 1e-5)
         return gain, beta - mean * gain
@@ -416,7 +416,7 @@ class StyleSwinBlock(nn.Module):
     def forward(self, x: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
         """tokens [B, H, W, C], style [B, S] -> [B, H, W, C]."""
         x = x.contiguous()
-        if not without_gradients(x):
+        if not in_strips(x):
             x = x + self.proj(self._attention(self.norm1(x, style)))
             return x + self.mlp(self.norm2(x, style))
         out = torch.empty_like(x)
@@ -468,7 +468,7 @@ class Upsampler(nn.Module):
         row = self.alpha * position_code(2 * height, half, x.device)[:, None]
         at_once = _at_once(x)
         step = height if at_once is None else max(1, at_once // (4 * b * width))
-        out = x.new_empty(b, 2 * height, 2 * width, 2 * half) if without_gradients(x) else None
+        out = x.new_empty(b, 2 * height, 2 * width, 2 * half) if in_strips(x) else None
         strips = []
         for first in range(0, height, step):
             last = min(first + step, height)

@@ -36,7 +36,7 @@ from custom_nets.networks.style_swin import (
     by_windows,
     channels_at,
     check_size,
-    without_gradients,
+    in_strips,
 )
 
 __all__ = ["CENTROID_RULES", "TransMRSR"]
@@ -129,7 +129,7 @@ class SwinBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         bias = self.attn()
-        in_place = without_gradients(x)
+        in_place = in_strips(x)
 
         def block(windows: torch.Tensor, last_row: bool, last_column: int) -> torch.Tensor:
             windows = windows + self.attn.attention(self.norm1(windows), bias, self.shift, last_row, last_column)
