@@ -175,7 +175,7 @@ class SymmetricMoStDSA(nn.Module):
         flow_px: torch.Tensor,
         t: torch.Tensor,
     ) -> torch.Tensor:
-        """All moments of all pairs in one batch.
+        """All moments of all pairs, in one batch where that is faster.
 
         Args:
             frames, beyond: [2B, 1, H, W].
@@ -190,13 +190,30 @@ class SymmetricMoStDSA(nn.Module):
         still_seen = self.side_still(4 * (self.unshuffle(frames) - 0.7))
         corrections = _corrections(frames, beyond)
 
+        once = (frames, full_flow, flow_px.chunk(2)[0], features, still_seen, corrections)
+        bent = (self.shuffle(still_bent), self.shuffle(moved_bent))
+        count = t.shape[1]
+        if count == 1 or torch.is_grad_enabled() or frames.device.type != "cpu":
+            return self._moments(once, bent, t)
+        # one after another: on a CPU, maps that are copied for every moment cost more than they save
+        made = [self._moments(once, bent, t[:, k : k + 1]) for k in range(count)]
+        return torch.stack(made, dim=1).flatten(0, 1)
+
+    def _moments(
+        self,
+        once: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
+        bent: tuple[torch.Tensor, torch.Tensor],
+        t: torch.Tensor,
+    ) -> torch.Tensor:
+        """:meth:`moments` from what is the same for all of them."""
+        frames, full_flow, flow_px, features, still_seen, corrections = once
+        still_bent, moved_bent = bent
         count = t.shape[1]
         corrections = _repeated(corrections, count)
         frames, full_flow = _repeated(frames, count), _repeated(full_flow, count)
         still_seen, features = _repeated(still_seen, count), _repeated(features, count)
-        flow_px = _repeated(flow_px.chunk(2)[0], count)
-        still_bent = _repeated(self.shuffle(still_bent), count)
-        moved_bent = _repeated(self.shuffle(moved_bent), count)
+        flow_px = _repeated(flow_px, count)
+        still_bent, moved_bent = _repeated(still_bent, count), _repeated(moved_bent, count)
         t = t.reshape(-1, 1, 1, 1).to(frames.dtype)
         since = torch.cat([t, 1 - t])  # time from each side's own frame
 
