@@ -225,8 +225,13 @@ class SymmetricMoStDSA(nn.Module):
         # what is known of the pair lies in the middle of its motion
         known = warp(_between(features, t), (0.5 - t) * flow_px)
         x = self.refiner(torch.cat([known, seen0 + seen1], dim=1))
-        share = F.interpolate(self.correction(x), scale_factor=2.0, mode="bilinear", align_corners=False)
-        x = self.output(x)
+        # both heads in one convolution: to read x is most of what either costs
+        weights = torch.cat([self.output.weight, self.correction.weight])
+        offset, share_offset = self.output.bias, self.correction.bias
+        assert offset is not None and share_offset is not None
+        x = F.conv2d(x, weights, torch.cat([offset, share_offset]), padding=1)
+        x, share = x.split([8, 4], dim=1)
+        share = F.interpolate(share, scale_factor=2.0, mode="bilinear", align_corners=False)
         gate, residual = self.shuffle(x.reshape(-1, 2, 4, x.shape[-2], x.shape[-1])).unbind(1)
         residual = residual + (share * _between(corrections, t)).sum(1, keepdim=True)
         still = _between(frames, _bent(t, still_bent))
