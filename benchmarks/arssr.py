@@ -25,8 +25,10 @@ import torch
 from benchmarks.measuring import matmul_rate, timed
 from custom_nets.geometry import Grid
 from custom_nets.inferers import ImplicitVolumeInferer, PublishedProcedureInferer
-from custom_nets.networks import ArSSR, layers, winograd
-from custom_nets.utils.record import environment, peak_memory_gib, write_json
+from custom_nets.networks import ArSSR, layers
+from custom_nets.networks.layers import winograd
+from custom_nets.utils.files import write_json
+from custom_nets.utils.record import environment, peak_memory_gib
 
 WAYS = ("published", "encode_once", "ours", "ours_bfloat16")
 

@@ -34,11 +34,13 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measuring import matmul_rate, timed
-from custom_nets.checkpoints import load_network, load_published
+from custom_nets.checkpoints import load_network
+from custom_nets.checkpoints.published import load_published
 from custom_nets.networks import most_dsa
 from custom_nets.networks.most_dsa import MoStDSA
-from custom_nets.utils.record import environment, peak_memory_gib, write_json
-from tests.golden import COMPACT, Golden
+from custom_nets.utils.files import write_json
+from custom_nets.utils.record import environment, peak_memory_gib
+from tests.tools.golden import COMPACT, Golden
 
 WAYS = ("published", "command_line", "ours", "ours_bfloat16", "shipped", "shipped_bfloat16")
 SHIPPED = Path(__file__).resolve().parents[1] / "bundles" / "most_dsa" / "models" / "model.pt"

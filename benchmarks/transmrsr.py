@@ -389,7 +389,8 @@ def main() -> None:
         )
     if args.json:
         options = {k: v for k, v in vars(args).items() if k not in ("json", "way")}
-        from custom_nets.utils.record import environment, write_json
+        from custom_nets.utils.files import write_json
+        from custom_nets.utils.record import environment
 
         write_json(args.json, {"options": options, "results": results, "volume": volume, "environment": environment()})
 

@@ -6,57 +6,22 @@ Importing this package is cheap; the sub-packages are laid out as MONAI is (netw
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
-from types import ModuleType
+from pkgutil import iter_modules
+from typing import Any
+
+from custom_nets import _moved
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "bundle_root"]
 
-_SUBPACKAGES = (
-    *("apps", "data", "engines", "handlers", "inferers", "losses", "metrics", "networks", "optimizers"),
-    *("transforms", "utils"),
-)
+_SUBPACKAGES = frozenset(module.name for module in iter_modules(__path__) if module.ispkg)
+_moved.install()
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
     """Import a sub-package at first use, so that ``$custom_nets.engines.f`` works in configs without its own import."""
     if name in _SUBPACKAGES:
         return importlib.import_module(f"{__name__}.{name}")
+    if name == "bundle_root":
+        return importlib.import_module(f"{__name__}.bundle.root").bundle_root
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-
-
-def bundle_root(name: str, folder: str | None = None) -> str:
-    """Where the bundle ``name`` lies, for the default ``bundle_root`` of its configs.
-
-    Args:
-        name: of the bundle.
-        folder: where it was fetched to (written into its configs by :mod:`custom_nets.registry`); such a bundle must
-            never run with the weights of the checkout.
-
-    Returns:
-        The bundle that the running config file is part of: a copy of a bundle uses its own weights. Where that is not
-        known (a bare ``ConfigParser`` does not tell its file) ``folder``. Without it "." when the current directory is
-        that bundle (also for a packed bundle that carries this package), otherwise the ``bundles/<name>`` folder of
-        the checkout that this package was installed from.
-
-    Raises:
-        FileNotFoundError: none of them is there.
-    """
-    from custom_nets.utils.workflow import running_bundle
-
-    if (running := running_bundle(name)) is not None:
-        return str(running)
-    if folder is not None:
-        if (Path(folder) / "configs" / "metadata.json").is_file():
-            return folder
-        raise FileNotFoundError(f"bundle '{name}' is no longer in {folder}: give --bundle_root PATH.")
-    here = Path.cwd()
-    if (here / "configs" / "metadata.json").is_file() and here.name == name:
-        return "."
-    package = Path(__file__).resolve().parent
-    for candidate in (package.parent / "bundles" / name, package.parent):
-        if (candidate / "configs" / "metadata.json").is_file():
-            return str(candidate)
-    raise FileNotFoundError(
-        f"bundle '{name}' not found beside {package}: run from the bundle's folder or give --bundle_root PATH."
-    )

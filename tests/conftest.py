@@ -77,8 +77,8 @@ def head() -> MetaTensor:
 
 @pytest.fixture(scope="session")
 def write_dicom_series() -> Callable[..., list[Path]]:
-    """``write_dicom_series(folder, volume, affine, **tags)``: see tests/dicom_writer.py."""
-    from tests.dicom_writer import write_dicom_series as write
+    """``write_dicom_series(folder, volume, affine, **tags)``: see tests/tools/dicom_writer.py."""
+    from tests.tools.dicom_writer import write_dicom_series as write
 
     return write
 

@@ -20,8 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from custom_nets import bundle_root
-from custom_nets.data.dsa_run import run_times, simulated_run, write_simulated_run
-from custom_nets.data.dsa_simulator import DSASettings, DSASimulator
+from custom_nets.simulation.acquisition import run_times, simulated_run, write_simulated_run
+from custom_nets.simulation.dsa import DSASettings, DSASimulator
 from custom_nets.transforms import DegradeVolumed, LoadVolumed, SaveVolumed
 
 SETTINGS = {"thick": (1.0, 1.0, 5.0), "coarse": (2.0, 2.0, 2.0)}  # name -> voxel size in mm

@@ -1,17 +1,17 @@
-"""Finding and reading the volumes and angiography runs to work on, and making synthetic ones."""
+"""Finding and reading the volumes and angiography runs to work on."""
 
 from __future__ import annotations
 
-from .run_io import find_runs, read_run
-from .run_output import run_path, write_run
-from .runs import AngiographyRun, active_area, bounding_box, make_run
-from .subjects import expand_scales, load_datalist, split_subjects
-from .synthetic import RandContrastFromLabelsd
-from .volumes import case_name, find_cases
+from typing import Any
+
+from custom_nets._moved import moved_name
+
+from .angiography import AngiographyRun, active_area, bounding_box, find_runs, make_run, read_run, run_path, write_run
+from .cases import case_name, find_cases
+from .datalist import expand_scales, load_datalist, split_subjects
 
 __all__ = [
     "AngiographyRun",
-    "RandContrastFromLabelsd",
     "active_area",
     "bounding_box",
     "case_name",
@@ -25,3 +25,7 @@ __all__ = [
     "split_subjects",
     "write_run",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return moved_name(__name__, name)

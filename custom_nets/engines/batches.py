@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from custom_nets.networks.published_planes import published_units
+
 __all__ = [
     "predict_gap",
     "predict_published_gap",
@@ -98,3 +100,18 @@ def predict_published_gap(network: Any, batchdata: dict[str, torch.Tensor]) -> t
     """:func:`predict_gap` for the published network."""
     frame0, _, others, _ = prepare_published_gap(batchdata)
     return network(frame0, *others)
+
+
+def prepare_published_planes(
+    batchdata: dict[str, torch.Tensor],
+    device: str | torch.device | None = None,
+    non_blocking: bool = False,
+    size: int = 256,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """For planes of thick slices: ``net(image)`` against ``label``, both as :func:`published_units`."""
+    image, label = (
+        published_units(batchdata[key].to(device=device, non_blocking=non_blocking, **kwargs), size)
+        for key in ("image", "label")
+    )
+    return image, label

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from custom_nets.utils.record import write_json
+from custom_nets.utils.files import write_json
 
 __all__ = ["FAILED", "MADE", "SUMMARY", "THERE", "CaseResult", "write_summary"]
 

@@ -17,12 +17,11 @@ from ignite.engine import Events
 from monai.data import DataLoader, Dataset, decollate_batch
 from monai.engines import SupervisedEvaluator
 
-from custom_nets.data.nifti import check_writable
 from custom_nets.engines.case_summary import FAILED, SUMMARY, THERE, CaseResult, write_summary
 from custom_nets.geometry import Grid
 from custom_nets.utils.errors import root_cause
+from custom_nets.utils.files import absolute, check_writable, data_bytes, remove_old_parts
 from custom_nets.utils.processes import Meeting, process_rank, share
-from custom_nets.utils.record import absolute, data_bytes, remove_old_parts
 
 __all__ = ["CaseEvaluator", "CasesFailed", "RunEvaluator", "record_path"]
 

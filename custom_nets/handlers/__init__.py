@@ -5,16 +5,13 @@ from __future__ import annotations
 from .bundle_checkpoint import BundleCheckpoint
 from .early_stop import EarlyStop
 from .epoch_seed import EpochSeed
-from .gap_picture import GapPicture
+from .figures import GapPicture, SampleGrid, ThickSlicePicture, ValidationPicture
 from .inference_record import InferenceRecord
 from .loss_epoch import LossEpoch
 from .mlflow_run import MLflowEvaluation, MLflowRun
 from .progress import TrainingProgress
 from .run_record import RunRecord
-from .sample_grid import SampleGrid
-from .thick_slice_picture import ThickSlicePicture
 from .training_state import TrainingState
-from .validation_picture import ValidationPicture
 
 __all__ = [
     "BundleCheckpoint",

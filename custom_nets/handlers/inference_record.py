@@ -14,9 +14,11 @@ from ignite.engine import Engine, Events
 
 from custom_nets.engines.cases import record_path
 from custom_nets.geometry import Grid
-from custom_nets.resampling import apply_separable, slice_profile_matrix
-from custom_nets.utils.record import absolute, environment, file_record, peak_memory_gib, write_json
-from custom_nets.visualize import preview_figure
+from custom_nets.operators.interpolation import apply_separable
+from custom_nets.operators.slice_profile import slice_profile_matrix
+from custom_nets.utils.files import absolute, write_json
+from custom_nets.utils.record import environment, file_record, peak_memory_gib
+from custom_nets.visualize.volumes import preview_figure
 
 __all__ = ["InferenceRecord", "consistency"]
 

@@ -17,7 +17,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 from monai.handlers import MLFlowHandler
 
-from custom_nets.utils.bundle_folder import copy_bundle
+from custom_nets.bundle.folder import copy_bundle
 from custom_nets.utils.record import environment, file_record, git_revision
 
 __all__ = ["MLflowEvaluation", "MLflowRun", "data_record"]
@@ -34,8 +34,8 @@ class MLflowRun(MLFlowHandler):
     Recorded: settings, library versions and git revision; the data list with a hash of each file; the mean loss (and
     what else the trainer has in its attribute ``numbers``) and the learning rate every ``log_every`` iterations; the
     validation metrics; a picture per validation; the config; the whole bundle with the weights of this run as its
-    model, ready for :mod:`custom_nets.registry`. (MONAI's handler goes on with any unfinished run, and leaves a failed
-    one "running".)
+    model, ready for :mod:`custom_nets.tracking.registry`. (MONAI's handler goes on with any unfinished run, and leaves
+    a failed one "running".)
 
     A file that lies there from an earlier run is not taken for one of this run, unless this one goes on with it.
 

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from ignite.engine import Engine
 
-from custom_nets.data.run_output import run_summary
-from custom_nets.data.runs import AngiographyRun
+from custom_nets.data.angiography.run import AngiographyRun
+from custom_nets.data.angiography.writer import run_summary
 from custom_nets.handlers.inference_record import InferenceRecord
-from custom_nets.utils.record import absolute, environment, file_record, peak_memory_gib, write_json
-from custom_nets.visualize_runs import run_figure
+from custom_nets.utils.files import absolute, write_json
+from custom_nets.utils.record import environment, file_record, peak_memory_gib
+from custom_nets.visualize.angiography import run_figure
 
 __all__ = ["RunRecord"]
 

@@ -12,7 +12,7 @@ import torch
 from monai.inferers import Inferer
 from numpy.typing import NDArray
 
-from custom_nets.data.runs import AngiographyRun, Gap, bounding_box
+from custom_nets.data.angiography.run import AngiographyRun, Gap, bounding_box
 
 __all__ = ["FrameInterpolationInferer", "GapPlan", "plan_times"]
 

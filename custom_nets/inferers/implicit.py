@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from custom_nets.geometry import Grid, as_triple
 from custom_nets.inferers.streaming import PlaneStreamer
-from custom_nets.resampling import (
+from custom_nets.operators.interpolation import (
     apply_separable,
     bspline_coefficients,
     bspline_matrix,
@@ -26,8 +26,8 @@ from custom_nets.resampling import (
     mirror_pad,
     sample_bspline,
     sample_trilinear,
-    slice_profile_matrix,
 )
+from custom_nets.operators.slice_profile import slice_profile_matrix
 
 __all__ = ["ImplicitVolumeInferer", "PublishedProcedureInferer", "resolve_grid"]
 

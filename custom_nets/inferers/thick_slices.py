@@ -17,10 +17,11 @@ from monai.inferers import Inferer
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from custom_nets.data_consistency import LARGEST_GAIN, TOLERANCE, SliceMeasurement
 from custom_nets.geometry import Grid, as_triple, nearest_axes
 from custom_nets.inferers.implicit import resolve_grid
-from custom_nets.resampling import PROFILES, apply_separable, bspline_matrix, slice_profile_matrix
+from custom_nets.operators.data_consistency import LARGEST_GAIN, TOLERANCE, SliceMeasurement
+from custom_nets.operators.interpolation import apply_separable, bspline_matrix
+from custom_nets.operators.slice_profile import PROFILES, slice_profile_matrix
 
 __all__ = ["ThickSliceInferer", "find_thick_axis"]
 
@@ -111,7 +112,7 @@ class ThickSliceInferer(Inferer):
 
     The stack is interpolated along the thick axis (cubic B-spline, outer edges aligned); planes that contain this axis
     go through the network, neighbouring planes as channels, and what the network adds is gathered. Then a smooth
-    correction makes the result reproduce the measured slices (:mod:`custom_nets.data_consistency`).
+    correction makes the result reproduce the measured slices (:mod:`custom_nets.operators.data_consistency`).
 
     - The result does not depend on how the array's axes are ordered or flipped, only on where the voxels lie.
     - What is empty (below 2 % of the intensity range everywhere) stays as interpolated and costs nothing.
@@ -349,7 +350,7 @@ def _any_size(network: Any) -> Any:
 
     if not isinstance(network, TransMRSR):
         return network
-    from custom_nets.engines.published_planes import PublishedPlanes
+    from custom_nets.networks.published_planes import PublishedPlanes
 
     return PublishedPlanes(network)
 

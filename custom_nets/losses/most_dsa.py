@@ -11,8 +11,8 @@ from torch.nn.modules.loss import _Loss
 
 from custom_nets.losses.laplacian import LaplacianPyramidLoss
 from custom_nets.losses.vgg_losses import VGGLosses
+from custom_nets.networks.layers.vgg19 import load_vgg19_features
 from custom_nets.networks.most_dsa import Interpolation
-from custom_nets.networks.vgg19 import load_vgg19_features
 
 __all__ = ["MoStDSALoss"]
 
@@ -30,7 +30,7 @@ class MoStDSALoss(_Loss):
 
     Args:
         vgg: file of VGG19's weights (torchvision's ``vgg19-dcbb9e9d.pth``), or None to leave these terms out.
-        convention: what these weights were trained on, see :class:`custom_nets.networks.vgg19.VGG19Features`.
+        convention: what these weights were trained on, see :class:`custom_nets.networks.layers.vgg19.VGG19Features`.
         require_vgg: refuse to go on without the weights.
         laplacian, perceptual, style: (boundary, before, after).
         anchor: weight of the brightness in the Laplacian loss, see :class:`LaplacianPyramidLoss`; 0 is published.

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from torch.nn.modules.loss import _Loss
 
 from custom_nets.losses.transmrsr import CONTENT_LAYERS, STYLE_LAYERS, TransMRSRLoss
-from custom_nets.networks.vgg19 import load_vgg19_layers
-from custom_nets.transforms.published import to_imagenet_units
+from custom_nets.networks.layers.imagenet import to_imagenet_units
+from custom_nets.networks.layers.vgg19 import load_vgg19_layers
 
 __all__ = ["PlaneLoss"]
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.modules.loss import _Loss
 
-from custom_nets.networks.vgg19 import VGG19Layers
+from custom_nets.networks.layers.vgg19 import VGG19Layers
 
 __all__ = ["TransMRSRLoss", "content_distance", "layer_style_distance"]
 
@@ -39,7 +39,7 @@ class TransMRSRLoss(_Loss):
     """``l1 * |a - b| + content * content + style * style``, published as 1, 0.5, 0.5.
 
     Args:
-        network: :func:`custom_nets.networks.vgg19.load_vgg19_layers` with the layers below (its weights are not
+        network: :func:`custom_nets.networks.layers.vgg19.load_vgg19_layers` with the layers below (its weights are not
             shipped); None for the absolute difference alone.
         l1, content, style: weights.
         content_layers, style_layers: places in VGG19's list of layers.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn.modules.loss import _Loss
 
-from custom_nets.networks.vgg19 import VGG19Features
+from custom_nets.networks.layers.vgg19 import VGG19Features
 
 __all__ = ["VGGLosses", "perceptual_distance", "style_distance"]
 
@@ -37,7 +37,7 @@ class VGGLosses(_Loss):
     """Perceptual and style distance in one pass of each image; the target's pass keeps no graph.
 
     Args:
-        network: the observer, see :func:`custom_nets.networks.vgg19.load_vgg19_features`.
+        network: the observer, see :func:`custom_nets.networks.layers.vgg19.load_vgg19_features`.
 
     Shapes: images [B, 3 or 1, H, W], 0 to 1, at least 188 pixels -> (perceptual, style), two numbers.
     """

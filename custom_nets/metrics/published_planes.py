@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from custom_nets.metrics.frames import ssim_map
-from custom_nets.transforms.published import from_imagenet_units
+from custom_nets.networks.layers.imagenet import from_imagenet_units
 
 __all__ = ["mean_plane_scores", "plane_scores", "published_levels"]
 

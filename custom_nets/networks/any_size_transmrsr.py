@@ -22,6 +22,7 @@ import math
 import os
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib import import_module
 from typing import cast
 
 import numpy as np
@@ -435,46 +436,9 @@ class AnySizeTransMRSR(nn.Module):
         nn.init.zeros_(cast(nn.Parameter, self.last.bias))
 
     def with_prior(self, path: str | os.PathLike | None, freeze: bool = False) -> AnySizeTransMRSR:
-        """Take decoder and centroids over from a trained :class:`BrainPrior` (None: from nowhere).
-
-        Args:
-            path: of its checkpoint, with centroids.
-            freeze: keep the decoder as it is while the rest is trained.
-
-        Returns:
-            This network.
-
-        Raises:
-            ValueError: the checkpoint is of another network or of other sizes, or its centroids were never fitted; a
-                decoder is to be frozen that comes from nowhere.
-        """
-        if path is None:
-            if freeze:
-                raise ValueError("freeze_prior keeps the prior as it was trained: name it (prior).")
-            return self
-        from custom_nets.checkpoints import load_network
-
-        prior = load_network(path)
-        if not isinstance(prior, BrainPrior):
-            raise ValueError(
-                f"{path} holds a {type(prior).__name__}, not a BrainPrior (pretrain_prior.json makes one)."
-            )
-        if len(self.centroids) and not bool(torch.isfinite(prior.centroids).all()):
-            raise ValueError(
-                f"the prior {path} has no centroids yet: run fit_centroids.json on it, or num_centroids 0."
-            )
-        try:
-            self.generator.load_state_dict(prior.synthesis.state_dict())
-        except RuntimeError as error:
-            raise ValueError(f"the prior {path} has other sizes than this network: {error}") from error
-        if len(self.centroids):
-            if prior.centroids.shape != self.centroids.shape:
-                raise ValueError(
-                    f"the prior {path} has {len(prior.centroids)} centroids, this network takes {len(self.centroids)}."
-                )
-            self.centroids.copy_(prior.centroids)
-        self.generator.requires_grad_(not freeze)
-        return self
+        """Old name of :func:`custom_nets.checkpoints.priors.with_prior`, for configs that were registered with 0.1."""
+        network: AnySizeTransMRSR = import_module("custom_nets.checkpoints.priors").with_prior(self, path, freeze)
+        return network
 
     def check_weights(self) -> None:
         """Called when weights were loaded.

@@ -24,9 +24,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from custom_nets.networks import winograd
-from custom_nets.networks.layers import PointwiseConv3d, RowLinear
-from custom_nets.resampling import bspline_coefficients, mirror_pad, sample_bspline, sample_trilinear
+from custom_nets.networks.layers import PointwiseConv3d, RowLinear, winograd
+from custom_nets.operators.interpolation import bspline_coefficients, mirror_pad, sample_bspline, sample_trilinear
 
 __all__ = ["RDN", "ResCNN", "SRResNet", "ImplicitDecoder", "ArSSR", "ResidualArSSR", "grid_positions"]
 

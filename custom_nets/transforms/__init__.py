@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from .angiography_io import LoadRund, SaveRund
 from .degradation import DegradeVolumed, PublishedDegraded, RandDegradeCropd, RandScaledCropd
 from .differentiable import DifferentiableAugment
-from .frame_gaps import FixedFrameGapd, LoadTrainingRund, RandFrameGapd, RandSimulatedGapd
+from .frame_interpolation import FixedFrameGapd, LoadTrainingRund, RandFrameGapd, RandSimulatedGapd
 from .intensity import RestoreIntensityd, ScaleToUnitRanged
-from .io import LoadVolumed, SaveVolumed, check_writable, load_volume
-from .published import PublishedPaird
-from .runs import LoadRund, SaveRund
+from .io import LoadVolumed, SaveVolumed, load_volume
+from .published_arssr import PublishedPaird
 from .subjects import LoadSubjectd
+from .synthetic_contrast import RandContrastFromLabelsd
 from .thick_slices import RandSlabd, RandThickSlicesd, SlabToPlaned
 from .uncertainty import SplitUncertaintyd
 
@@ -23,6 +24,7 @@ __all__ = [
     "LoadVolumed",
     "PublishedDegraded",
     "PublishedPaird",
+    "RandContrastFromLabelsd",
     "RandDegradeCropd",
     "RandFrameGapd",
     "RandScaledCropd",
@@ -35,6 +37,5 @@ __all__ = [
     "ScaleToUnitRanged",
     "SlabToPlaned",
     "SplitUncertaintyd",
-    "check_writable",
     "load_volume",
 ]

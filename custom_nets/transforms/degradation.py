@@ -16,7 +16,8 @@ from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import convert_to_tensor
 
 from custom_nets.geometry import Grid, as_triple
-from custom_nets.resampling import PROFILES, apply_separable, degrade, published_zoom_matrix, slice_profile_matrix
+from custom_nets.operators.interpolation import apply_separable
+from custom_nets.operators.slice_profile import PROFILES, degrade, published_zoom_matrix, slice_profile_matrix
 
 __all__ = ["DegradeVolumed", "PublishedDegraded", "RandAcquisition", "RandDegradeCropd", "RandScaledCropd"]
 

@@ -14,11 +14,13 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from numpy.typing import NDArray
 
-from custom_nets.data.dicom_series import holds_dicom, is_dicom_file, load_series
-from custom_nets.data.mr_output import check_mr_series, is_mr_result, write_mr_series
-from custom_nets.data.nifti import check_writable, read_nifti, write_nifti
-from custom_nets.data.volumes import case_name
+from custom_nets.data.cases import case_name
+from custom_nets.data.dicom.files import holds_dicom, is_dicom_file
+from custom_nets.data.volumes.dicom_series import load_series
+from custom_nets.data.volumes.dicom_writer import check_mr_series, is_mr_result, write_mr_series
+from custom_nets.data.volumes.nifti import read_nifti, write_nifti
 from custom_nets.geometry import Grid
+from custom_nets.utils.files import check_writable
 
 __all__ = ["LoadVolumed", "SaveVolumed", "check_writable", "load_volume"]
 
@@ -133,9 +135,10 @@ class SaveVolumed(MapTransform):
     """Write volumes ``<output_dir>/<case>_<postfix>`` on the grid that they have, whole or not at all.
 
     ``nifti``: float32 ``.nii.gz``. The affine is that of the volume itself and goes into qform and sform (sform only
-    where no quaternion can hold it, see :func:`custom_nets.data.nifti.write_nifti`); the codes and the time step come
-    from the source image. ``dicom``: a folder with a series derived from the source image's, see
-    :func:`custom_nets.data.mr_output.write_mr_series`. The path is put into the volume's ``meta["saved_to"]``.
+    where no quaternion can hold it, see :func:`custom_nets.data.volumes.nifti.write_nifti`); the codes and the time
+    step come from the source image. ``dicom``: a folder with a series derived from the source image's, see
+    :func:`custom_nets.data.volumes.dicom_writer.write_mr_series`. The path is put into the volume's
+    ``meta["saved_to"]``.
 
     Args:
         keys: entries with a ``MetaTensor`` [C, x, y, z] each; C > 1 is written as 4D (NIfTI only).

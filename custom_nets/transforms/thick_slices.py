@@ -11,7 +11,8 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import convert_to_tensor
 
-from custom_nets.resampling import bspline_matrix, slice_profile_matrix
+from custom_nets.operators.interpolation import bspline_matrix
+from custom_nets.operators.slice_profile import slice_profile_matrix
 from custom_nets.transforms.degradation import RandAcquisition
 
 __all__ = ["RandSlabd", "RandThickSlicesd", "SlabToPlaned"]

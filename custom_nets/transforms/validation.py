@@ -13,7 +13,8 @@ from monai.transforms import MapTransform
 from monai.utils import convert_to_tensor
 
 from custom_nets.geometry import Grid, as_triple
-from custom_nets.resampling import apply_separable, bspline_coefficients, bspline_matrix, degrade, sample_bspline
+from custom_nets.operators.interpolation import apply_separable, bspline_coefficients, bspline_matrix, sample_bspline
+from custom_nets.operators.slice_profile import degrade
 
 __all__ = ["FixedPointsd", "FixedThickSlicesd"]
 

@@ -1,25 +1,17 @@
-"""What configs need besides MONAI's own parts: checks of the config, clear errors, the running workflow."""
+"""What everything else needs and what needs nothing of ours: files, records, weights, processes, errors, devices."""
 
 from __future__ import annotations
 
-from .config_check import check_config
+from typing import Any
+
+from custom_nets._moved import moved_name
+
 from .devices import checked_device, default_device
 from .errors import root_cause, show_clear_errors
 from .processes import process_count, process_rank
-from .tracking import sqlite_uri
-from .workflow import merged_config, network_arguments, plain_settings, running_workflow
 
-__all__ = [
-    "check_config",
-    "checked_device",
-    "default_device",
-    "merged_config",
-    "network_arguments",
-    "plain_settings",
-    "process_count",
-    "process_rank",
-    "root_cause",
-    "running_workflow",
-    "show_clear_errors",
-    "sqlite_uri",
-]
+__all__ = ["checked_device", "default_device", "process_count", "process_rank", "root_cause", "show_clear_errors"]
+
+
+def __getattr__(name: str) -> Any:
+    return moved_name(__name__, name)

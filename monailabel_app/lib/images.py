@@ -7,8 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from custom_nets.data.dicom_series import dicom_files, is_dicom_file
-from custom_nets.data.volumes import IMAGE_SUFFIXES
+from custom_nets.data.cases import IMAGE_SUFFIXES
+from custom_nets.data.dicom.files import dicom_files, is_dicom_file
 
 __all__ = ["check_id", "is_run", "list_images"]
 
@@ -83,7 +83,7 @@ def _without_suffix(name: str) -> str:
 
 def is_run(path: Path) -> bool:
     """Whether an image is an angiography run and no volume: by its DICOM modality, NPZ always."""
-    from custom_nets.data.xa_dicom import is_xa
+    from custom_nets.data.angiography.xa_reader import is_xa
 
     file = next(dicom_files(path), path) if path.is_dir() else path
     if file.is_file() and is_dicom_file(file):

@@ -11,9 +11,9 @@ from typing import Any
 
 from monailabel.interfaces.tasks.train import TrainTask
 
-from custom_nets.checkpoints import read_checkpoint
 from custom_nets.utils import checked_device
-from custom_nets.utils.record import plain
+from custom_nets.utils.files import plain
+from custom_nets.utils.weights import read_checkpoint
 from monailabel_app.lib.bundles import Bundle, WrongRequest, as_wrong_request, check_options
 from monailabel_app.lib.images import is_run
 from monailabel_app.lib.infer import devices
@@ -134,10 +134,10 @@ class BundleTrain(TrainTask):
 
     def _item(self, name: str, path: Path, work: Path) -> dict[str, str]:
         """An entry of the datalist; a DICOM series of slices becomes NIfTI for the time of the training."""
-        from custom_nets.data.dicom_series import is_dicom_file
-        from custom_nets.data.nifti import write_nifti
-        from custom_nets.data.subjects import subject_of
-        from custom_nets.data.training_runs import patient_of
+        from custom_nets.data.angiography.training_list import patient_of
+        from custom_nets.data.datalist import subject_of
+        from custom_nets.data.dicom.files import is_dicom_file
+        from custom_nets.data.volumes.nifti import write_nifti
         from custom_nets.transforms.io import load_volume
 
         subject = patient_of(path) or subject_of(Path(name))

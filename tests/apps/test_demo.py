@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from custom_nets.apps import demo
-from custom_nets.data.run_io import read_run
-from tests.xa_writer import validator_errors
+from custom_nets.data.angiography.reader import read_run
+from tests.tools.xa_writer import validator_errors
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from custom_nets.checkpoints import load_network
 from custom_nets.networks import ResidualArSSR
-from custom_nets.resampling import degrade
+from custom_nets.operators.slice_profile import degrade
 from custom_nets.utils import root_cause
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -105,7 +105,7 @@ def test_properties_are_complete_with_evaluation(data, tmp_path):
         logging_file=False,
         dataset_dir=str(data),
         output_dir=str(tmp_path),
-        initialize=["$custom_nets.utils.check_config()"],
+        initialize=["$custom_nets.bundle.check_config()"],
     )
     made.initialize()
     assert made.check_properties() == []

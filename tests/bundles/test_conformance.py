@@ -15,9 +15,9 @@ import torch
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 from scipy import ndimage
 
-from custom_nets.checkpoints import read_checkpoint
-from custom_nets.export import export
-from custom_nets.pack import LARGEST_FILE, PERSONAL_PATH
+from custom_nets.bundle.export import export
+from custom_nets.bundle.pack import LARGEST_FILE, PERSONAL_PATH
+from custom_nets.utils.weights import read_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCHEMA = REPOSITORY / "tests" / "data_schema" / "bundle_metadata.schema.json"

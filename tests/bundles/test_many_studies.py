@@ -18,7 +18,7 @@ import torch
 
 from custom_nets.checkpoints import save_checkpoint
 from custom_nets.networks import ResidualArSSR
-from custom_nets.utils.record import part_path
+from custom_nets.utils.files import part_path
 from tests.bundles import most_dsa_runs, runner, test_transmrsr_inference
 from tests.bundles.runner import REPOSITORY, command_line, newcomer, volumes
 

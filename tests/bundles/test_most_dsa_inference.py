@@ -11,8 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from custom_nets.data.run_io import read_run
-from custom_nets.data.runs import AngiographyRun
+from custom_nets.data.angiography.reader import read_run
+from custom_nets.data.angiography.run import AngiographyRun
 from tests.bundles import runner
 from tests.bundles.most_dsa_runs import (
     BUNDLE,
@@ -26,7 +26,7 @@ from tests.bundles.most_dsa_runs import (
     save_weights,
 )  # fmt: skip
 from tests.data.test_run_files import write_pictures
-from tests.xa_writer import ENCRYPTED, contrast_run, elements, validator_errors, write_xa
+from tests.tools.xa_writer import ENCRYPTED, contrast_run, elements, validator_errors, write_xa
 
 pydicom = pytest.importorskip("pydicom")
 cv2 = pytest.importorskip("cv2")

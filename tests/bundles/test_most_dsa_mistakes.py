@@ -11,7 +11,7 @@ import pytest
 
 from tests.bundles.most_dsa_runs import UNEVEN_MS, UNEVEN_S, infer, message_of, outputs, save_weights
 from tests.data.test_run_files import write_pictures
-from tests.xa_writer import ENCRYPTED, contrast_run, write_xa
+from tests.tools.xa_writer import ENCRYPTED, contrast_run, write_xa
 
 pytest.importorskip("pydicom")
 pytest.importorskip("cv2")

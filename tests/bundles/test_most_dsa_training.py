@@ -13,8 +13,8 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
+from custom_nets.apps.simulate_training_runs import simulate_run
 from custom_nets.checkpoints import load_network
-from custom_nets.data.simulated_runs import simulate_run
 from custom_nets.utils import root_cause
 
 REPOSITORY = Path(__file__).resolve().parents[2]

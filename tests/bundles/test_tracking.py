@@ -12,7 +12,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
-from custom_nets.utils import sqlite_uri
+from custom_nets.tracking import sqlite_uri
 from custom_nets.utils.record import file_record
 from tests.bundles.test_arssr_training import TINY, TRAIN, simulated_head, workflow
 
@@ -170,7 +170,8 @@ def test_settings_of_the_wrong_kind_are_refused(data, tmp_path):
 
 
 def test_a_tracked_run_becomes_a_version_that_runs(tracked, tmp_path):
-    from custom_nets import compare_runs, registry
+    from custom_nets.tracking import compare as compare_runs
+    from custom_nets.tracking import registry
 
     folder, client, runs = tracked
     uri = sqlite_uri(folder)

@@ -14,7 +14,7 @@ import torch
 
 from custom_nets.checkpoints import save_checkpoint
 from custom_nets.networks import AnySizeTransMRSR
-from custom_nets.resampling import slice_profile_matrix
+from custom_nets.operators.slice_profile import slice_profile_matrix
 from tests.bundles import runner
 from tests.bundles.runner import BAD_SCANS, REPOSITORY, expect, outer_corner, same_as_nifti, volumes
 from tests.conftest import blobs, random_affine, world_points

@@ -12,7 +12,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from custom_nets.handlers import MLflowEvaluation, MLflowRun
-from custom_nets.utils import sqlite_uri
+from custom_nets.tracking import sqlite_uri
 
 mlflow = pytest.importorskip("mlflow")
 

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from custom_nets.data.run_intensity import MaskSubtraction
-from custom_nets.data.runs import AngiographyRun, RunOrigin, make_run
+from custom_nets.data.angiography.intensity import MaskSubtraction
+from custom_nets.data.angiography.run import AngiographyRun, RunOrigin, make_run
 from custom_nets.inferers import frames as frames_module
 from custom_nets.inferers.frames import FrameInterpolationInferer, plan_times
 from custom_nets.networks import MoStDSA, SymmetricMoStDSA
-from tests.xa_writer import contrast_run
+from tests.tools.xa_writer import contrast_run
 
 UNEVEN = [0, 0.25, 0.5, 1.0, 1.5, 2.5]
 

@@ -12,13 +12,13 @@ from monai.data import MetaTensor
 from torch import nn
 from torch.nn import functional as F
 
-from custom_nets.apps.baselines import resample_bspline
-from custom_nets.data_consistency import TOLERANCE
 from custom_nets.geometry import Grid
 from custom_nets.inferers import ThickSliceInferer, find_thick_axis
 from custom_nets.inferers.thick_slices import _tiles
 from custom_nets.networks import AnySizeTransMRSR, TransMRSR
-from custom_nets.resampling import slice_profile_matrix
+from custom_nets.operators.data_consistency import TOLERANCE
+from custom_nets.operators.scipy_resampling import resample_bspline
+from custom_nets.operators.slice_profile import slice_profile_matrix
 from tests.conftest import blobs, random_affine, world_points
 
 

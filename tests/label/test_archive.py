@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from custom_nets.data.dicom_series import load_series
+from custom_nets.data.volumes.dicom_series import load_series
 from monailabel_app.client import ServerError
 from tests.bundles.runner import outer_corner
 from tests.conftest import blobs, world_points
-from tests.dicom_writer import write_dicom_series
 from tests.label.server import Server, free_port, stop_process
-from tests.xa_writer import contrast_run, validator_errors, write_xa
+from tests.tools.dicom_writer import write_dicom_series
+from tests.tools.xa_writer import contrast_run, validator_errors, write_xa
 
 if importlib.util.find_spec("monailabel") is None:
     pytest.skip("MONAI Label is not installed", allow_module_level=True)

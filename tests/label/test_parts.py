@@ -16,7 +16,7 @@ from monailabel_app import client as label_client
 from monailabel_app.client import LabelClient, ServerError
 from monailabel_app.lib.bundles import WrongRequest, as_wrong_request, check_options, find_bundles, run_inference
 from monailabel_app.lib.images import check_id, is_run, list_images
-from tests.xa_writer import contrast_run, write_xa
+from tests.tools.xa_writer import contrast_run, write_xa
 
 BUNDLES = find_bundles()
 

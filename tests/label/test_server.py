@@ -16,9 +16,9 @@ import pytest
 from monailabel_app.client import ServerError
 from tests.bundles.runner import command, outer_corner
 from tests.conftest import blobs, random_affine, world_points
-from tests.dicom_writer import write_dicom_series
 from tests.label.server import Server
-from tests.xa_writer import contrast_run, write_xa
+from tests.tools.dicom_writer import write_dicom_series
+from tests.tools.xa_writer import contrast_run, write_xa
 
 if importlib.util.find_spec("monailabel") is None:
     pytest.skip("MONAI Label is not installed", allow_module_level=True)

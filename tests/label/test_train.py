@@ -9,13 +9,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from custom_nets.checkpoints import load_network, read_checkpoint
+from custom_nets.checkpoints import load_network
+from custom_nets.utils.weights import read_checkpoint
 from monailabel_app.lib.bundles import WrongRequest, find_bundles
 from monailabel_app.lib.images import list_images
 from monailabel_app.lib.trained import Trained
 from tests.conftest import blobs, world_points
-from tests.dicom_writer import write_dicom_series
-from tests.xa_writer import contrast_run, write_xa
+from tests.tools.dicom_writer import write_dicom_series
+from tests.tools.xa_writer import contrast_run, write_xa
 
 if importlib.util.find_spec("monailabel") is None:
     pytest.skip("MONAI Label is not installed", allow_module_level=True)

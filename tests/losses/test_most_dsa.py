@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from custom_nets.losses import LaplacianPyramidLoss, MoStDSALoss, VGGLosses
+from custom_nets.networks.layers.vgg19 import VGG19Features, load_vgg19_features
 from custom_nets.networks.most_dsa import Interpolation
-from custom_nets.networks.vgg19 import VGG19Features, load_vgg19_features
 
 
 @pytest.fixture(scope="module", autouse=True)

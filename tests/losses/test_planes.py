@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from custom_nets.losses import PlaneLoss, TransMRSRLoss
-from custom_nets.networks.vgg19 import VGG19Layers
-from custom_nets.transforms.published import to_imagenet_units
+from custom_nets.networks.layers.imagenet import to_imagenet_units
+from custom_nets.networks.layers.vgg19 import VGG19Layers
 
 PLACES = (1, 2, 3, 4, 5, 7, 9, 13)
 

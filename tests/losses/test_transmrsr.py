@@ -11,7 +11,7 @@ from torch import nn
 
 from custom_nets.losses import TransMRSRLoss
 from custom_nets.losses.transmrsr import CONTENT_LAYERS, STYLE_LAYERS, layer_style_distance
-from custom_nets.networks.vgg19 import VGG19Layers, load_vgg19_layers
+from custom_nets.networks.layers.vgg19 import VGG19Layers, load_vgg19_layers
 
 PLACES = sorted({*CONTENT_LAYERS, *STYLE_LAYERS})
 

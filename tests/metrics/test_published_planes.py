@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from custom_nets.metrics.published_planes import mean_plane_scores, plane_scores, published_levels
-from custom_nets.transforms.published import pad_or_crop, to_imagenet_units
+from custom_nets.networks.layers.imagenet import to_imagenet_units
+from custom_nets.transforms.published_transmrsr import pad_or_crop
 
 
 def two(size: int = 32) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from custom_nets.checkpoints import load_network, save_checkpoint
+from custom_nets.checkpoints import load_network, save_checkpoint, with_prior
 from custom_nets.networks import AnySizeTransMRSR, BrainPrior
 from custom_nets.networks.any_size_transmrsr import planes_with_places
 from tests.networks.contract import NetContract
@@ -164,7 +164,7 @@ def prior_file(path, centroids: int = 3, fitted: bool = True, **sizes):
 def test_prior_is_taken_over(tmp_path):
     prior = prior_file(tmp_path / "prior.pt")
     net = small(centroids=3)
-    assert net.with_prior(tmp_path / "prior.pt") is net and net.with_prior(None) is net
+    assert net.with_prior(tmp_path / "prior.pt") is net and with_prior(net, None) is net
     for key, value in prior.synthesis.state_dict().items():
         assert torch.equal(net.generator.state_dict()[key], value)
     assert torch.equal(net.centroids, prior.centroids)
@@ -173,7 +173,7 @@ def test_prior_is_taken_over(tmp_path):
 
 def test_a_frozen_prior_gets_no_gradient(tmp_path):
     prior_file(tmp_path / "prior.pt", fitted=False)
-    net = small().with_prior(tmp_path / "prior.pt", freeze=True)  # without truncation no centroids are needed
+    net = with_prior(small(), tmp_path / "prior.pt", freeze=True)  # without truncation no centroids are needed
     net(rand(1, 3, 32, 32)).mean().backward()
     assert all(p.grad is None for p in net.generator.parameters())
     assert all(p.grad is not None for name, p in net.named_parameters() if not name.startswith("generator."))
@@ -183,18 +183,18 @@ def test_wrong_priors_are_named(tmp_path):
     path = tmp_path / "prior.pt"
     prior_file(path, fitted=False)
     with pytest.raises(ValueError, match="no centroids yet: run fit_centroids.json"):
-        small(centroids=3).with_prior(path)
+        with_prior(small(centroids=3), path)
     prior_file(path, centroids=5)
     with pytest.raises(ValueError, match="has 5 centroids, this network takes 3"):
-        small(centroids=3).with_prior(path)
+        with_prior(small(centroids=3), path)
     prior_file(path, widths=[8, 8])
     with pytest.raises(ValueError, match="has other sizes"):
-        small(centroids=3).with_prior(path)
+        with_prior(small(centroids=3), path)
     save_checkpoint(path, small(), {"name": "AnySizeTransMRSR", "slices": 3, **SIZES, "num_centroids": 0})
     with pytest.raises(ValueError, match="AnySizeTransMRSR, not a BrainPrior"):
-        small().with_prior(path)
+        with_prior(small(), path)
     with pytest.raises(ValueError, match=r"name it \(prior\)"):
-        small().with_prior(None, freeze=True)
+        with_prior(small(), None, freeze=True)
 
 
 def test_weights_without_fitted_centroids_are_refused(tmp_path):

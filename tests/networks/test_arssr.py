@@ -9,7 +9,13 @@ from torch import nn
 
 from custom_nets.networks import RDN, ArSSR, ImplicitDecoder, ResCNN, ResidualArSSR, SRResNet
 from custom_nets.networks.layers import PointwiseConv3d, RowLinear
-from custom_nets.resampling import apply_separable, bspline_coefficients, bspline_matrix, mirror_pad, sample_bspline
+from custom_nets.operators.interpolation import (
+    apply_separable,
+    bspline_coefficients,
+    bspline_matrix,
+    mirror_pad,
+    sample_bspline,
+)
 from tests.networks.contract import NetContract
 
 ENCODERS = {"RDN": (6_283_460, 5_918_784), "ResCNN": (2_579_588, 2_214_912), "SRResNet": (4_682_052, 4_317_376)}

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from custom_nets.checkpoints import load_published, main
+from custom_nets.checkpoints.published import load_published, main
 from custom_nets.networks import MoStDSA
 from custom_nets.networks.most_dsa import (
     FlowHead,

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from custom_nets.networks import RDN, ResCNN, SRResNet, winograd
+from custom_nets.networks import RDN, ResCNN, SRResNet
+from custom_nets.networks.layers import winograd
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,8 @@ from monai.data import MetaTensor
 from monai.transforms import Compose
 
 from custom_nets.geometry import Grid
-from custom_nets.resampling import bspline_coefficients, degrade, sample_bspline
+from custom_nets.operators.interpolation import bspline_coefficients, sample_bspline
+from custom_nets.operators.slice_profile import degrade
 from custom_nets.transforms import DegradeVolumed, PublishedDegraded, PublishedPaird, RandDegradeCropd, RandScaledCropd
 from tests.conftest import random_affine, world_points
 

@@ -6,13 +6,8 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from custom_nets.transforms.published import (
-    PublishedPlaned,
-    RandPublishedFlipsd,
-    from_imagenet_units,
-    pad_or_crop,
-    to_imagenet_units,
-)
+from custom_nets.networks.layers.imagenet import from_imagenet_units, to_imagenet_units
+from custom_nets.transforms.published_transmrsr import PublishedPlaned, RandPublishedFlipsd, pad_or_crop
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 
 from custom_nets.geometry import Grid
-from custom_nets.resampling import bspline_matrix
+from custom_nets.operators.interpolation import bspline_matrix
 from custom_nets.transforms import DegradeVolumed, RandSlabd, RandThickSlicesd, SlabToPlaned
 from custom_nets.transforms.validation import FixedThickSlicesd
 

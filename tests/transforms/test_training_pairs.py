@@ -8,10 +8,10 @@ import torch
 from ignite.engine import Engine
 from scipy import ndimage
 
-from custom_nets.apps.baselines import resample_bspline
 from custom_nets.geometry import Grid
 from custom_nets.metrics.points import PointPSNR, gains_by_scale
-from custom_nets.transforms.published import FixedPublishedPairsd, RandPublishedPairsd
+from custom_nets.operators.scipy_resampling import resample_bspline
+from custom_nets.transforms.published_arssr import FixedPublishedPairsd, RandPublishedPairsd
 from custom_nets.transforms.validation import FixedPointsd
 
 

@@ -1,0 +1,17 @@
+"""A bundle as a folder: its root, the workflow that runs it, checks of its config; packed, exported."""
+
+from __future__ import annotations
+
+from .config_check import check_config
+from .root import bundle_root
+from .workflow import merged_config, network_arguments, plain_settings, running_bundle, running_workflow
+
+__all__ = [
+    "bundle_root",
+    "check_config",
+    "merged_config",
+    "network_arguments",
+    "plain_settings",
+    "running_bundle",
+    "running_workflow",
+]

@@ -1,0 +1,26 @@
+"""Weights that remember their network, and published ones turned into them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from custom_nets._moved import moved_name
+
+from .bundle import build_network, load_network, save_checkpoint, start_from
+from .priors import with_prior, with_published_prior
+from .published import load_published, read_centroids
+
+__all__ = [
+    "build_network",
+    "load_network",
+    "load_published",
+    "read_centroids",
+    "save_checkpoint",
+    "start_from",
+    "with_prior",
+    "with_published_prior",
+]
+
+
+def __getattr__(name: str) -> Any:
+    return moved_name(__name__, name)

@@ -1,0 +1,18 @@
+"""Angiography runs: frames, times, masks, geometry; their files."""
+
+from __future__ import annotations
+
+from .reader import find_runs, read_run
+from .run import AngiographyRun, active_area, bounding_box, make_run
+from .writer import run_path, write_run
+
+__all__ = [
+    "AngiographyRun",
+    "active_area",
+    "bounding_box",
+    "find_runs",
+    "make_run",
+    "read_run",
+    "run_path",
+    "write_run",
+]

@@ -1,0 +1,239 @@
+"""Runs from pictures (PNG, TIFF), NIfTI and NumPy files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from custom_nets.data.angiography.run import AngiographyRun, RunGeometry, RunOrigin, make_run
+
+__all__ = ["PICTURE_SUFFIXES",
+    "SIDE_FILE", "natural_key", "picture_files", "read_nifti_run", "read_numpy", "read_pictures",
+           "side_file"]  # fmt: skip
+
+PICTURE_SUFFIXES = (".png", ".tif", ".tiff")
+SIDE_FILE = "frames.json"
+_SECONDS_PER_UNIT = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
+
+
+def side_file(path: Path) -> Path:
+    """The JSON file that says times and made frames: in a folder of pictures, or beside a file."""
+    if path.is_dir():
+        return path / SIDE_FILE
+    return path.with_name(f"{path.name.removesuffix('.gz').rsplit('.', 1)[0]}.{SIDE_FILE}")
+
+
+def natural_key(name: str) -> list[Any]:
+    """Sort key that puts 2.png before 10.png."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part.casefold()) for part in re.split(r"(\d+)", name)]
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """The pictures directly in a folder, 2.png before 10.png."""
+    found = [p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith(".")]
+    return sorted((p for p in found if p.is_file()), key=lambda p: natural_key(p.name))
+
+
+def read_pictures(
+    path: str | Path,
+    times_s: Sequence[float] | NDArray | None = None,
+    step_s: float | None = None,
+    intensity: str = "auto",
+    inverted: bool | None = None,
+) -> AngiographyRun:
+    """Read a folder of PNG or TIFF files, one frame each, or one TIFF file with several pages.
+
+    Grey, or colour with three equal channels (an opaque fourth one is passed over), 8 or 16 bits, TIFF also float32.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = picture_files(path)
+        if not files:
+            raise ValueError(f"{path} holds no pictures ({', '.join(PICTURE_SUFFIXES)}).")
+        frames = _stack(files, path)
+    else:
+        frames = _pages(path)
+        files = [path]
+    meta = {"files": [file.name for file in files]}
+    return _finish(frames, path, "png", times_s, step_s, meta, intensity, inverted)
+
+
+def _stack(files: list[Path], folder: Path) -> NDArray:
+    frames: NDArray | None = None
+    for number, file in enumerate(files):
+        image = _grey(_load_picture(file), file)
+        if frames is None:
+            frames = np.empty((len(files), *image.shape), dtype=image.dtype)
+        if image.shape != frames.shape[1:] or image.dtype != frames.dtype:
+            raise ValueError(
+                f"{folder}: {file.name} is {image.shape[0]} x {image.shape[1]} {image.dtype}, {files[0].name} is "
+                f"{frames.shape[1]} x {frames.shape[2]} {frames.dtype}: the frames of a run have one size and type."
+            )
+        frames[number] = image
+    assert frames is not None
+    return frames
+
+
+def _load_picture(file: Path) -> NDArray:
+    import cv2
+
+    image = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise ValueError(f"{file} is damaged or no picture.")
+    return image
+
+
+def _pages(file: Path) -> NDArray:
+    import cv2
+
+    done, pages = cv2.imreadmulti(str(file), flags=cv2.IMREAD_UNCHANGED)
+    if not done or not pages:
+        raise ValueError(f"{file} is damaged or no picture.")
+    if len(pages) == 1:
+        raise ValueError(f"{file} is a single picture: give the folder with the pictures of the run.")
+    images = [_grey(np.asarray(page), file) for page in pages]
+    if len({(image.shape, image.dtype) for image in images}) > 1:
+        raise ValueError(f"{file}: its pages differ in size or type; the frames of a run have one size and type.")
+    return np.stack(images)
+
+
+def _grey(image: NDArray, file: Path) -> NDArray:
+    if image.ndim == 3:
+        if image.shape[2] == 4 and (image[..., 3] == image[0, 0, 3]).all():
+            image = image[..., :3]
+        if not (image == image[..., :1]).all():
+            raise ValueError(
+                f"{file} is a colour picture with different channels: grey frames are needed (or three equal channels)."
+            )
+        image = np.ascontiguousarray(image[..., 0])
+    return image.astype(np.float32) if image.dtype == np.float64 else image
+
+
+def read_nifti_run(
+    path: str | Path,
+    times_s: Sequence[float] | NDArray | None = None,
+    step_s: float | None = None,
+    intensity: str = "auto",
+    inverted: bool | None = None,
+) -> AngiographyRun:
+    """Read a run stored as NIfTI [x, y, frame] or [x, y, 1, frame].
+
+    The time step is taken from a 4D header that states a unit of time. The third pixdim of a 3D file is a distance by
+    the standard, and the fourth one without a unit is a default that says nothing: neither is taken for a time.
+    """
+    import nibabel as nib
+
+    path = Path(path)
+    try:
+        image: Any = nib.load(path)
+        slope, inter = image.dataobj.slope, image.dataobj.inter
+        dtype = np.dtype(image.get_data_dtype())
+        if dtype.names is not None or dtype.kind not in "iuf":
+            raise ValueError(f"it holds {dtype}, one grey value per pixel is needed")
+        exact = slope == 1 and inter == 0 and dtype.kind in "iu" and dtype.itemsize <= 2
+        array = np.asanyarray(image.dataobj, dtype=dtype.newbyteorder("=") if exact else np.float32)
+    except (OSError, EOFError, ValueError, AttributeError, nib.filebasedimages.ImageFileError) as error:
+        raise ValueError(f"{path} cannot be read as a run: {' '.join(str(error).split())}.") from error
+    step = None
+    if array.ndim == 4 and array.shape[2] == 1:
+        array = array[:, :, 0]
+        unit = image.header.get_xyzt_units()[1]
+        stored = float(image.header["pixdim"][4])
+        step = stored * _SECONDS_PER_UNIT[unit] if unit in _SECONDS_PER_UNIT and stored > 0 else None
+    if array.ndim != 3:
+        raise ValueError(f"{path} has shape {array.shape}: [x, y, frame] or [x, y, 1, frame] is needed for a run.")
+    spacing = [float(v) for v in image.header.get_zooms()[:2]]
+    return _finish(
+        np.ascontiguousarray(array.transpose(2, 1, 0)), path, "nifti", times_s, step_s,
+        {"affine": np.asarray(image.affine).tolist()}, intensity, inverted, header_step_s=step,
+        geometry=RunGeometry(pixel_spacing_mm=(spacing[1], spacing[0])),
+    )  # fmt: skip
+
+
+def read_numpy(
+    path: str | Path,
+    times_s: Sequence[float] | NDArray | None = None,
+    step_s: float | None = None,
+    intensity: str = "auto",
+    inverted: bool | None = None,
+) -> AngiographyRun:
+    """Read an ``.npz`` with ``frames`` [T, H, W] and, if there, ``times_s`` and ``synthetic`` [T]; or an ``.npy``."""
+    path = Path(path)
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        content = {"frames": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
+    except (OSError, EOFError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} cannot be read as a NumPy file: {' '.join(str(error).split())}.") from error
+    if "frames" not in content:
+        raise ValueError(f"{path} has the arrays {sorted(content)}: 'frames' [T, H, W] is needed (and 'times_s' [T]).")
+    frames = content["frames"]
+    if frames.ndim == 4 and frames.shape[-1] in (3, 4):
+        frames = np.stack([_grey(frame, path) for frame in frames])
+    if frames.dtype == np.float64 or frames.dtype == np.float16:
+        frames = frames.astype(np.float32)
+    elif frames.dtype.kind in "iu" and frames.dtype.itemsize > 2:
+        low, high = int(frames.min()), int(frames.max())
+        kinds = [kind for kind in (np.uint16, np.int16) if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max]
+        if not kinds:
+            raise ValueError(f"{path}: frames hold {low} to {high}, which 16 bits cannot: use float32.")
+        frames = frames.astype(kinds[0])
+    return _finish(
+        frames, path, "npz", times_s, step_s, {}, intensity, inverted,
+        file_times=content.get("times_s"), synthetic=content.get("synthetic"),
+    )  # fmt: skip
+
+
+def _finish(
+    frames: NDArray,
+    path: Path,
+    format: str,
+    times_s: Sequence[float] | NDArray | None,
+    step_s: float | None,
+    meta: dict[str, Any],
+    intensity: str,
+    inverted: bool | None,
+    header_step_s: float | None = None,
+    file_times: NDArray | None = None,
+    synthetic: NDArray | None = None,
+    geometry: RunGeometry | None = None,
+) -> AngiographyRun:
+    """Choose the times: as given, of the file, of the side file that our writer leaves, of its header, or none."""
+    count, notes, masks = len(frames), list[str](), []
+    beside = side_file(path)
+    side = _read_side(beside) if beside.is_file() else {}
+    times: Any = times_s
+    source = "given"
+    if times is None and step_s is not None:
+        times = np.arange(count) * step_s
+    if side and len(side["times_s"]) == count:
+        synthetic = np.asarray(side["synthetic"], dtype=bool) if synthetic is None else synthetic
+        masks = [number - 1 for number in side.get("mask_frames") or []]
+        if times is None and file_times is None and side.get("has_times", True):
+            times, source = side["times_s"], beside.name
+    if times is None and file_times is not None:
+        times, source = file_times, "times_s"
+    if times is None and header_step_s is not None:
+        times, source = np.arange(count) * header_step_s, "header"
+    if times is None:
+        source = "none"
+        notes.append("nothing is known about the times of the frames: they are taken as evenly spaced and counted")
+    return make_run(
+        frames, times, synthetic=synthetic, mask_frames=masks, intensity=intensity, inverted=inverted,
+        geometry=geometry, origin=RunOrigin(str(path), format, {**meta, "time_source": source}, tuple(notes)),
+    )  # fmt: skip
+
+
+def _read_side(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if len(content["times_s"]) != len(content["synthetic"]):
+            raise ValueError("times_s and synthetic differ in length")
+        return content
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no list of frames ({error}): remove it or write it again.") from error

@@ -1,0 +1,3 @@
+"""What MR volumes and angiography runs share of DICOM."""
+
+from __future__ import annotations

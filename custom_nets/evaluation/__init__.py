@@ -1,0 +1,3 @@
+"""Evaluations: protocols, scores, tables and reports."""
+
+from __future__ import annotations

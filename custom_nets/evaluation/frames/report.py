@@ -1,0 +1,354 @@
+"""The report of an evaluation of frame interpolation.
+
+Files in ``output_dir`` (each written whole or not at all, by the first process, with what all processes measured):
+
+* ``frames.csv``: a row for each case, number of missing frames, frame and method; columns REGION_METRIC as
+  :mod:`custom_nets.evaluation.frames.scores` defines them.
+* ``runs.csv``: a row for each case, number of missing frames and method: means over the run's frames, and what is
+  measured of a run as a whole.
+* ``regions.csv``: a row for each case, number of missing frames, region of vessels and method: where the region lies,
+  and the errors of its time-density curve, of which ``runs.csv`` has the means.
+* ``table.md``: the same in short, to paste. ``summary.json``: everything summed up, with what failed, versions,
+  options, device and files with sha256.
+* ``pictures/CASE_N3_frame.png`` (the frame with the most change), ``_errors.png``, ``_curves.png`` (by each process).
+
+Means are over all frames of all runs (``frames``, as published) and over runs, each counted once (``runs``); those of
+time-density curves also over all regions of all runs (``regions``), for each number of missing frames and for all. A
+score that is infinite or undefined is left out of means and counted as "not_finite".
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import numpy as np
+from ignite.engine import Engine, Events
+
+from custom_nets.data.angiography.run import bounding_box
+from custom_nets.evaluation.frames.protocol import METHODS, LeaveOut
+from custom_nets.evaluation.tables import (
+    OURS,
+    Row,
+    csv_text,
+    named_means,
+    paired_differences,
+    spread,
+    spread_of_mean,
+    summarise,
+)
+from custom_nets.utils.files import write_json, write_text
+from custom_nets.utils.record import environment, file_record
+
+__all__ = ["FrameReport", "markdown_table", "region_summary", "run_means", "summaries", "widened"]
+
+logger = logging.getLogger(__name__)
+
+_FRAME_COLUMNS = (
+    ("full", "psnr", "PSNR (dB), full", 2),
+    ("full", "ssim", "SSIM, full", 4),
+    ("active", "psnr", "PSNR (dB), active", 2),
+    ("active", "ssim", "SSIM, active", 4),
+    ("vessels", "mae", "MAE, vessels", 4),
+    ("change", "mae", "MAE, change", 4),
+)
+_RUN_COLUMNS = (
+    ("vessels", "arrival_s", "arrival error", 3),
+    ("vessels", "peak_s", "time-to-peak error", 3),
+    ("vessels", "area_percent", "area error (%)", 2),
+    ("vessels", "curve_mae", "MAE of curves", 4),
+    ("active", "flicker", "flicker (measured: 1)", 3),
+    ("active", "brightness_flicker", "brightness flicker", 3),
+)
+_CURVES = _RUN_COLUMNS[:4]
+_UNPAIRED = ("flicker", "brightness_flicker")  # neither higher nor lower is better: 1 is
+
+
+def widened(rows: Sequence[Row]) -> list[Row]:
+    """One row for each case, number of missing frames, frame (if it is of one) and method, scores side by side."""
+    wide: dict[tuple, Row] = {}
+    for row in rows:
+        what = {name: cell for name, cell in row.items() if name not in ("region", "metric", "value")}
+        wide.setdefault(tuple(what.values()), what)[f"{row['region']}_{row['metric']}"] = row["value"]
+    return list(wide.values())
+
+
+def run_means(rows: Sequence[Row]) -> list[Row]:
+    """Mean over the frames of each run, of the finite scores (NaN if there is none): case, missing, method, ..."""
+    groups: dict[tuple, list[float]] = {}
+    for row in rows:
+        key = (row["case"], row["missing"], row["method"], row["region"], row["metric"])
+        groups.setdefault(key, []).append(row["value"])
+    means = []
+    for (case, missing, method, region, metric), values in groups.items():
+        finite = np.asarray(values)[np.isfinite(values)]
+        value = float(finite.mean()) if finite.size else float("nan")
+        means.append({"case": case, "missing": missing, "method": method, "region": region, "metric": metric})
+        means[-1]["value"] = value
+    return means
+
+
+def summaries(rows: Sequence[Row], run_rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Means over all frames ("frames"), over runs ("runs"), and over frames at each place in the gap ("places").
+
+    Args:
+        rows: scores of frames.
+        run_rows: scores of runs, :func:`run_means` among them.
+    """
+    pairs = _pairs(rows)
+    by_place = [{**row, "where": f"{row['missing']}:{row['place']}"} for row in rows]
+    places = summarise(by_place, (), by="where")
+    for row in places:
+        missing, place = row.pop("where").split(":")
+        row.update(missing=int(missing), place=int(place))
+    return {
+        "frames": summarise(rows, pairs, by="missing"),
+        "runs": summarise(run_rows, _pairs(run_rows), by="missing"),
+        "places": places,
+    }
+
+
+def region_summary(region_rows: Sequence[Row]) -> list[Row]:
+    """Errors of time-density curves over all regions of all runs, and ours minus those of each other method.
+
+    Args:
+        region_rows: as in ``regions.csv``.
+
+    Returns:
+        Rows of :func:`custom_nets.evaluation.tables.summarise` by "missing": each number of missing frames, and "all".
+    """
+    rows = [
+        {"case": row["case"], "gap": row["missing"], "missing": missing, "number": row["region"], "region": region}
+        | {"method": row["method"], "metric": metric, "value": row[metric]}
+        for row in region_rows
+        for region, metric, _, _ in _CURVES
+        for missing in (row["missing"], "all")
+    ]
+    return summarise(rows, _pairs(rows), by="missing")
+
+
+def _pairs(rows: Sequence[Row]) -> list[Row]:
+    with np.errstate(invalid="ignore"):
+        return paired_differences([row for row in rows if row["metric"] not in _UNPAIRED])
+
+
+def markdown_table(
+    rows: Sequence[Row], run_rows: Sequence[Row], summary: Mapping[str, Sequence[Row]], failed: Sequence[Row] = ()
+) -> str:
+    """All frames, each run, and what is measured of runs over time, as Markdown."""
+    lines: list[str] = []
+    if failed:
+        lines += [f"**{len(failed)} evaluations failed and are not in the tables:**", ""]
+        lines += [f"- {row['case']}, {row['missing']} missing: {row['error']}" for row in failed] + [""]
+    if not rows:
+        return "\n".join([*lines, "Nothing was measured."]) + "\n"
+    numbers = list(dict.fromkeys(row["missing"] for row in rows))
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    runs = len({row["case"] for row in rows})
+
+    def section(title: str, kind: str, columns: Sequence[tuple[str, str, str, int]], gain: bool) -> None:
+        look_up = {(r["missing"], r["method"], r["region"], r["metric"]): r for r in summary[kind]}
+        heads = ["missing", "method", *(name for _, _, name, _ in columns)]
+        heads += ["gain of ours over it (dB, active)", "wins"] if gain else []
+        lines.extend([f"### {title}", "", "| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)])
+        for number in numbers:
+            for method in methods:
+                cells = [spread(look_up.get((number, method, r, m)), digits) for r, m, _, digits in columns]
+                if gain:
+                    paired = look_up.get((number, f"{OURS} - {method}", "active", "psnr"))
+                    cells += ["", ""]
+                    if paired is not None:
+                        cells[-2] = "" if paired["mean"] is None else f"{paired['mean']:+.2f}"
+                        cells[-1] = f"{paired['wins']}/{paired['n'] + paired['not_finite']}"
+                lines.append("| " + " | ".join([str(number), method, *cells]) + " |")
+        lines.append("")
+
+    section(f"All made frames of {runs} runs: mean ± standard deviation over frames", "frames", _FRAME_COLUMNS, True)
+    lines += ["### Each run: mean PSNR (dB) in the active area", ""]
+    others = [name for name in methods if name != OURS]
+    heads = ["case", "missing", "frames", *methods, "ours minus the best other"]
+    lines += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    values = {(r["case"], r["missing"], r["method"]): r["value"] for r in run_rows
+              if (r["region"], r["metric"]) == ("active", "psnr")}  # fmt: skip
+    for case, number in dict.fromkeys((row["case"], row["missing"]) for row in rows):
+        count = len({row["frame"] for row in rows if (row["case"], row["missing"]) == (case, number)})
+        cells = [f"{values[case, number, name]:.2f}" for name in methods]
+        best = max((values[case, number, name] for name in others), default=float("nan"))
+        cells.append(f"{values[case, number, OURS] - best:+.2f}")
+        lines.append("| " + " | ".join([case, str(number), str(count), *cells]) + " |")
+    lines.append("")
+    section(
+        "Time-density curves and flicker: mean ± standard deviation over runs (times in seconds, in frames for runs "
+        "without times)", "runs", _RUN_COLUMNS, False,
+    )  # fmt: skip
+    if summary.get("regions"):
+        look_up = {(r["missing"], r["method"], r["metric"]): r for r in summary["regions"]}
+        heads = ["missing", "ours minus", *(name for _, _, name, _ in _CURVES), "regions"]
+        lines += [
+            "### Time-density errors of all regions, ours minus the other's: mean ± standard error (below 0: ours is "
+            "nearer)", "", "| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads),
+        ]  # fmt: skip
+        for number in [*numbers, "all"]:
+            for other in others:
+                found = [look_up.get((number, f"{OURS} - {other}", metric)) for _, metric, _, _ in _CURVES]
+                cells = [spread_of_mean(row, digits) for row, (*_, digits) in zip(found, _CURVES, strict=True)]
+                count = max((row["n"] for row in found if row is not None), default=0)
+                lines.append("| " + " | ".join([str(number), other, *cells, str(count)]) + " |")
+        lines.append("")
+    if unclear := sum(row["not_finite"] for row in summary["frames"] if " - " not in row["method"]):
+        lines.append(
+            f"{unclear} scores of frames are infinite (equal frames) or undefined (no vessel in sight): left out."
+        )
+    return "\n".join(lines).rstrip() + "\n"
+
+
+class FrameReport:
+    """Handler of the evaluator: collects what was measured, draws pictures, and writes the report.
+
+    Put it before tracking handlers: at the end of the epoch it adds means over all frames (over runs, of what is
+    measured of a run as a whole) to ``engine.state.metrics``, called as
+    :func:`custom_nets.evaluation.tables.named_means` does: N3/active/psnr/METHOD, N3/active/psnr/gain_over_METHOD.
+
+    Args:
+        output_dir: folder for the files.
+        options: what the evaluation was run with, as plain values.
+        files: name -> further files to list with sha256 (the checkpoint).
+        data: all items, to list their files with sha256.
+        pictures: draw pictures for each case and number of missing frames.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        options: Mapping[str, Any] | None = None,
+        files: Mapping[str, str | Path] | None = None,
+        data: Sequence[Mapping[str, Any]] = (),
+        pictures: bool = True,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.options = dict(options or {})
+        self.files = {**{str(k): str(v) for k, v in (files or {}).items()}}
+        self.files.update({item["case"]: str(item["image"]) for item in data})
+        self.pictures = pictures
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.add)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish)
+
+    def start(self, engine: Engine) -> None:
+        """Make the folder now: an unwritable one shall stop the run before the work."""
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        self.part = self.output_dir / f"frames_of_process_{idist.get_rank()}.csv"
+        write_text(self.part, "")
+        self.rows: list[Row] = []
+        self.run_rows: list[Row] = []
+        self.region_rows: list[Row] = []
+        self.records: list[Row] = []
+        self.failed: list[Row] = []
+        self.started = time.time()
+
+    def add(self, engine: Engine) -> None:
+        """One run measured: keep its scores and draw it."""
+        output: Any = engine.state.output
+        if "failure" in output:
+            self.failed.append(output["failure"])
+            return
+        self.rows += output["scores"]
+        self.run_rows += [*run_means(output["scores"]), *output["run_scores"]]
+        self.region_rows += output["region_scores"]
+        self.records.append(output["record"])
+        write_text(self.part, csv_text(widened(self.rows)))  # so that a crash loses one run only
+        if self.pictures:
+            _draw(self.output_dir / "pictures", output)
+
+    def finish(self, engine: Engine) -> None:
+        """Gather what all processes measured, write everything, hand the summary to the engine's metrics."""
+        shares: Any = idist.all_gather((self.rows, self.run_rows, self.region_rows, self.records, self.failed))
+        order = {case: number for number, case in enumerate(self.files)}
+
+        def gathered(part: int) -> list[Row]:
+            rows = [row for share in shares for row in share[part]]
+            return sorted(rows, key=lambda row: (order.get(row["case"], -1), row["missing"]))  # a stable sort
+
+        rows, run_rows, region_rows, records, failed = (gathered(part) for part in range(5))
+        summary = {**summaries(rows, run_rows), "regions": region_summary(region_rows)}
+        for kind in ("runs", "frames"):  # the mean over frames stands where there are both
+            engine.state.metrics.update(named_means(summary[kind], "missing", "N"))
+        if idist.get_rank() == 0:
+            self._write(engine, rows, run_rows, region_rows, records, failed, summary)
+        self.part.unlink(missing_ok=True)
+
+    def _write(
+        self,
+        engine: Engine,
+        rows: list[Row],
+        run_rows: list[Row],
+        region_rows: list[Row],
+        records: list[Row],
+        failed: list[Row],
+        summary: dict[str, list[Row]],
+    ) -> None:
+        table = markdown_table(rows, run_rows, summary, failed)
+        write_text(self.output_dir / "frames.csv", csv_text(widened(rows)))
+        write_text(self.output_dir / "runs.csv", csv_text(widened(run_rows)))
+        write_text(self.output_dir / "regions.csv", csv_text(region_rows))
+        write_text(self.output_dir / "table.md", table)
+        write_json(
+            self.output_dir / "summary.json",
+            {
+                **summary,
+                "records": records,
+                "failed": failed,
+                "options": self.options,
+                "processes": idist.get_world_size(),
+                "device": str(engine.state.device) if hasattr(engine.state, "device") else None,
+                "versions": environment(),
+                "files": [{"name": name, "path": path, **file_record(path)} for name, path in self.files.items()],
+                "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.started)),
+                "seconds": round(time.time() - self.started, 3),
+            },
+        )
+        logger.info("evaluation of %d runs, report in %s\n%s", len(records), self.output_dir, table)
+
+
+def _draw(folder: Path, output: Mapping[str, Any]) -> None:
+    """The three pictures of a run."""
+    from custom_nets.visualize.frame_evaluation import (
+        errors_over_time_figure,
+        frame_comparison_figure,
+        time_density_figure,
+    )
+
+    left: LeaveOut = output["image"]
+    run, k = left.run, output["most_change"]
+    case, number = output["record"]["case"], left.missing
+    what = f"{case}, {number} missing"
+    stem = f"{case}_N{number}"
+    index = int(left.targets[k])
+    keys = {name: key for key, name in METHODS.items()}
+    methods = [name for name in output["curves"] if name in keys]
+    box = bounding_box(run.active)
+    scores = [row for row in output["scores"] if (row["region"], row["metric"]) == ("active", "psnr")]
+    frame_comparison_figure(
+        folder / f"{stem}_frame.png",
+        run.to_unit(index)[0][box],
+        {name: left.units_of(output[keys[name]][k], index)[box] for name in methods[1:] + methods[:1]},
+        [frame[box] for frame in run.to_unit(left.pairs[k])],
+        {row["method"]: f"{row['value']:.2f} dB" for row in scores if row["frame"] == index + 1},
+        f"{what}: frame {index + 1}, the one with the most change; PSNR in the active area",
+    )
+    panels: dict[str, dict[str, Any]] = {}
+    for region, metric, name, _ in (_FRAME_COLUMNS[2], _FRAME_COLUMNS[4]):
+        rows = [row for row in output["scores"] if (row["region"], row["metric"]) == (region, metric)]
+        panels[name] = {m: np.array([row["value"] for row in rows if row["method"] == m]) for m in methods}
+    kept = np.isin(left.sequence, left.pairs)
+    shown_s = output["curves"]["times_s"]
+    errors_over_time_figure(
+        folder / f"{stem}_errors.png", run.times_s[left.targets], panels, shown_s[kept], run.has_times, what
+    )
+    time_density_figure(folder / f"{stem}_curves.png", output["curves"], kept, run.has_times, what)

@@ -1,0 +1,3 @@
+"""Simulated angiography: vessels, blood flow, exposures."""
+
+from __future__ import annotations
