@@ -83,7 +83,7 @@ def simulated_run(
         times = np.insert(times, 0, times[0] - np.diff(times)[:1])
     carm = simulator.carm
     geometry = RunGeometry(
-        pixel_spacing_mm=(carm.pixel_mm * carm.source_detector_mm / carm.source_axis_mm,) * 2,
+        pixel_spacing_mm=(carm.panel_pixel_mm,) * 2,
         primary_deg=np.array([simulator.angle_deg(float(t)) for t in times]),
         secondary_deg=np.zeros(len(times)),
         source_detector_mm=carm.source_detector_mm,

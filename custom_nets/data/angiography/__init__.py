@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from .reader import find_runs, read_run
 from .run import AngiographyRun, active_area, bounding_box, make_run
+from .views import Acquisition, default_volume
 from .writer import run_path, write_run
 
 __all__ = [
+    "Acquisition",
     "AngiographyRun",
     "active_area",
     "bounding_box",
+    "default_volume",
     "find_runs",
     "make_run",
     "read_run",
