@@ -1,7 +1,7 @@
 """Old import paths and config targets, which work for one version more and say once where the thing is now.
 
 Registered bundles, packed zips and people's scripts hold the names of version 0.1. What moved as a whole stands in
-``MODULES``; single names that went elsewhere, and names that left a package's face, in ``NAMES``.
+``MODULES``; single names that went elsewhere or have another name now (``module:name``), in ``NAMES``.
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
-from typing import Any
+from typing import Any, TypeVar, cast
 
-__all__ = ["MODULES", "NAMES", "install", "moved_name"]
+__all__ = ["MODULES", "NAMES", "install", "moved_name", "renamed_arguments"]
 
 _PACKAGE = "custom_nets"
+F = TypeVar("F", bound=Callable[..., Any])
 
 MODULES = {
     "apps.baselines": "operators.scipy_resampling",
@@ -114,7 +116,7 @@ NAMES = {
     "utils.record.data_bytes": "utils.files",
     "utils.record.new_folder": "utils.files",
     "utils.record.part_path": "utils.files",
-    "utils.record.plain": "utils.files",
+    "utils.record.plain": "utils.files:to_jsonable",
     "utils.record.remove_old_parts": "utils.files",
     "utils.record.write_json": "utils.files",
     "utils.record.write_text": "utils.files",
@@ -130,6 +132,14 @@ NAMES = {
     "data.volumes.from_json": "data.cases",
     "data.volumes.unique_names": "data.cases",
     "data.volumes.IMAGE_SUFFIXES": "data.cases",
+    "checkpoints.start_from": "checkpoints:load_pretrained",
+    "data.read_run": "data:read_angiography",
+    "data.run_io.read_run": "data.angiography.reader:read_angiography",
+    "transforms.check_writable": "utils.files",
+    "transforms.LoadRund": "transforms:LoadAngiographyd",
+    "transforms.SaveRund": "transforms:SaveAngiographyd",
+    "transforms.runs.LoadRund": "transforms.angiography_io:LoadAngiographyd",
+    "transforms.runs.SaveRund": "transforms.angiography_io:SaveAngiographyd",
 }
 
 
@@ -145,12 +155,35 @@ def moved_name(package: str, name: str) -> Any:
     Raises:
         AttributeError: it never was.
     """
-    package = package.removeprefix(f"{_PACKAGE}.")
-    new = NAMES.get(f"{package}.{name}")
-    if new is None:
-        raise AttributeError(f"module '{_PACKAGE}.{package}' has no attribute '{name}'")
-    _say(f"{package}.{name}", f"{new}.{name}")
-    return getattr(importlib.import_module(f"{_PACKAGE}.{new}"), name)
+    old = f"{package}.{name}".removeprefix(f"{_PACKAGE}.")
+    if old not in NAMES:
+        raise AttributeError(f"module '{package}' has no attribute '{name}'")
+    module, now = _place(old)
+    _say(old, f"{module}.{now}")
+    return getattr(importlib.import_module(f"{_PACKAGE}.{module}"), now)
+
+
+def _place(old: str) -> tuple[str, str]:
+    """Module and name of what was ``old``."""
+    package, _, name = old.rpartition(".")
+    module, _, now = NAMES.get(old, MODULES.get(package, "")).partition(":")
+    return module, now or name
+
+
+def renamed_arguments(**names: str) -> Callable[[F], F]:
+    """Let a function take keyword arguments by their old names too (``old="new"``), with a warning."""
+
+    def decorate(function: F) -> F:
+        @wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            for old in names.keys() & kwargs.keys():
+                warnings.warn(f"{function.__qualname__}: {old} is now {names[old]}.", FutureWarning, 2)
+                kwargs[names[old]] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return cast(F, call)
+
+    return decorate
 
 
 class _MovedModule(ModuleType):
@@ -159,9 +192,8 @@ class _MovedModule(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        old = self.__name__.removeprefix(f"{_PACKAGE}.")
-        new = NAMES.get(f"{old}.{name}", MODULES[old])
-        return getattr(importlib.import_module(f"{_PACKAGE}.{new}"), name)
+        module, now = _place(f"{self.__name__}.{name}".removeprefix(f"{_PACKAGE}."))
+        return getattr(importlib.import_module(f"{_PACKAGE}.{module}"), now)
 
 
 class _MovedLoader(Loader):
@@ -174,7 +206,7 @@ class _MovedLoader(Loader):
 
     def get_code(self, fullname: str) -> CodeType:  # python -m OLD
         old = fullname.removeprefix(f"{_PACKAGE}.")
-        new = f"{_PACKAGE}.{NAMES.get(f'{old}.main', MODULES[old])}"
+        new = f"{_PACKAGE}.{_place(f'{old}.main')[0]}"
         source = (
             f"import runpy, sys\nprint('{fullname} is now {new}', file=sys.stderr)\n"
             f"runpy.run_module('{new}', run_name='__main__', alter_sys=True)\n"

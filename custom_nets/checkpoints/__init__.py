@@ -6,7 +6,7 @@ from typing import Any
 
 from custom_nets._moved import moved_name
 
-from .bundle import build_network, load_network, save_checkpoint, start_from
+from .bundle import build_network, load_network, load_pretrained, save_checkpoint
 from .priors import with_prior, with_published_prior
 from .published import load_published, read_centroids
 
@@ -16,7 +16,7 @@ __all__ = [
     "load_published",
     "read_centroids",
     "save_checkpoint",
-    "start_from",
+    "load_pretrained",
     "with_prior",
     "with_published_prior",
 ]

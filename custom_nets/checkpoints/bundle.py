@@ -19,7 +19,7 @@ from torch import nn
 
 from custom_nets.utils.weights import StateDict, read_checkpoint
 
-__all__ = ["build_network", "load_network", "save_checkpoint", "start_from"]
+__all__ = ["build_network", "load_network", "save_checkpoint", "load_pretrained"]
 
 
 def build_network(arch: Mapping[str, Any]) -> nn.Module:
@@ -114,7 +114,7 @@ def load_network(path: str | os.PathLike, map_location: str | torch.device = "cp
     return network.to(map_location).eval()
 
 
-def start_from(network: nn.Module, path: str | os.PathLike | None) -> nn.Module:
+def load_pretrained(network: nn.Module, path: str | os.PathLike | None) -> nn.Module:
     """The network itself, after the weights of a bundle checkpoint were put into it (None: it stays as it is).
 
     Raises:

@@ -6,7 +6,16 @@ from typing import Any
 
 from custom_nets._moved import moved_name
 
-from .angiography import AngiographyRun, active_area, bounding_box, find_runs, make_run, read_run, run_path, write_run
+from .angiography import (
+    AngiographyRun,
+    active_area,
+    bounding_box,
+    find_runs,
+    make_run,
+    read_angiography,
+    run_path,
+    write_run,
+)
 from .cases import case_name, find_cases
 from .datalist import expand_scales, load_datalist, split_subjects
 
@@ -20,7 +29,7 @@ __all__ = [
     "find_runs",
     "load_datalist",
     "make_run",
-    "read_run",
+    "read_angiography",
     "run_path",
     "split_subjects",
     "write_run",

@@ -48,7 +48,7 @@ class AdversarialTrainer(Trainer):
         ValueError: bCR without its augmentation.
     """
 
-    numbers = ("loss", "d_loss", "r1", "real_logit", "fake_logit")  # what can be reported of an iteration
+    logged_outputs = ("loss", "d_loss", "r1", "real_logit", "fake_logit")  # what can be reported of an iteration
 
     def __init__(
         self,

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from custom_nets.utils.files import write_json
 
-__all__ = ["FAILED", "MADE", "SUMMARY", "THERE", "CaseResult", "write_summary"]
+__all__ = ["FAILED", "DONE", "SUMMARY", "SKIPPED", "CaseResult", "write_summary"]
 
 SUMMARY = "summary.json"
-MADE, THERE, FAILED = "made", "already there", "failed"
+DONE, SKIPPED, FAILED = "made", "already there", "failed"
 
 
 @dataclass
@@ -34,7 +34,7 @@ class CaseResult:
     case: str
     input: str
     rank: int = 0
-    status: str = MADE
+    status: str = DONE
     seconds: float = 0.0
     output: str | None = None
     message: str | None = None
@@ -52,7 +52,7 @@ def write_summary(path: Path, results: Sequence[CaseResult], processes: int, sec
 
     def counts(rank: int | None = None) -> dict[str, int]:
         found = Counter(result.status for result in results if rank in (None, result.rank))
-        return {status: found[status] for status in (MADE, THERE, FAILED)}
+        return {status: found[status] for status in (DONE, SKIPPED, FAILED)}
 
     write_json(
         path,
@@ -65,7 +65,7 @@ def write_summary(path: Path, results: Sequence[CaseResult], processes: int, sec
         },
     )
     rows = [(f"process {rank}", counts(rank)) for rank in range(processes)] if processes > 1 else []
-    print(f"{'':12} {'cases':>7} {MADE:>7} {THERE:>14} {FAILED:>7}")
+    print(f"{'':12} {'cases':>7} {DONE:>7} {SKIPPED:>14} {FAILED:>7}")
     for name, row in [*rows, ("all", counts())]:
-        print(f"{name:12} {sum(row.values()):7} {row[MADE]:7} {row[THERE]:14} {row[FAILED]:7}")
+        print(f"{name:12} {sum(row.values()):7} {row[DONE]:7} {row[SKIPPED]:14} {row[FAILED]:7}")
     print(f"{seconds:.1f} s, each case in {path}", flush=True)

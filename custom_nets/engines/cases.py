@@ -17,11 +17,11 @@ from ignite.engine import Events
 from monai.data import DataLoader, Dataset, decollate_batch
 from monai.engines import SupervisedEvaluator
 
-from custom_nets.engines.case_summary import FAILED, SUMMARY, THERE, CaseResult, write_summary
+from custom_nets.engines.case_summary import FAILED, SKIPPED, SUMMARY, CaseResult, write_summary
 from custom_nets.geometry import Grid
 from custom_nets.utils.errors import root_cause
 from custom_nets.utils.files import absolute, check_writable, data_bytes, remove_old_parts
-from custom_nets.utils.processes import Meeting, process_rank, share
+from custom_nets.utils.processes import StoreGroup, process_rank, share
 
 __all__ = ["CaseEvaluator", "CasesFailed", "RunEvaluator", "record_path"]
 
@@ -84,9 +84,9 @@ class CaseEvaluator(SupervisedEvaluator):
         check_writable(self.saver.output_dir)
         self.check_options()
         started = time.perf_counter()
-        processes = Meeting()
+        processes = StoreGroup()
         # the first one's list holds for all: they may have looked at different times
-        items: list[dict[str, Any]] = processes.tell(list(self.cases.data) if processes.rank == 0 else None)[0]
+        items: list[dict[str, Any]] = processes.all_gather(list(self.cases.data) if processes.rank == 0 else None)[0]
         self.check_names([str(item["case"]) for item in items])
         summary = self.saver.output_dir / SUMMARY
         several = len(items) > 1 or processes.count > 1
@@ -97,11 +97,11 @@ class CaseEvaluator(SupervisedEvaluator):
         numbered = list(enumerate(items, 1))
         mine = share(numbered, lambda entry: data_bytes(entry[1]["image"]), processes.count, processes.rank)
         own = [asdict(self._run_case(item, number, len(items), global_epoch)) for number, item in mine]
-        results = [CaseResult(**result) for part in processes.tell(own) for result in part]
+        results = [CaseResult(**result) for part in processes.all_gather(own) for result in part]
         results.sort(key=lambda result: result.number)
         if processes.rank == 0 and several:
             write_summary(summary, results, processes.count, time.perf_counter() - started)
-        processes.tell()  # wait for the summary: torchrun ends all processes as soon as one has failed
+        processes.all_gather()  # wait for the summary: torchrun ends all processes as soon as one has failed
         failed = [result for result in results if result.status == FAILED]
         if failed and processes.rank == 0:
             lines = "".join(f"\n  {result.case}: {result.message}" for result in failed)
@@ -115,7 +115,7 @@ class CaseEvaluator(SupervisedEvaluator):
         try:
             if not self.overwrite and self._already_there(case, item["image"]):
                 say(f"already there, {self.result_of(case)} (--overwrite True computes it again)")
-                result.status = THERE
+                result.status = SKIPPED
             else:
                 say(item["image"])
                 dataset = Dataset([item], self.cases.transform)
@@ -207,7 +207,7 @@ class RunEvaluator(CaseEvaluator):
     """The same for angiography runs: a case is an ``AngiographyRun``, its file has the format that came in.
 
     The loader must have ``collate_fn`` :func:`custom_nets.engines.single_item`, the saver must be
-    :class:`custom_nets.transforms.SaveRund`.
+    :class:`custom_nets.transforms.SaveAngiographyd`.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -229,9 +229,9 @@ class RunEvaluator(CaseEvaluator):
         return self.result_of(case).exists()
 
     def _already_there(self, case: str, image: Any) -> bool:
-        if strangers := self.saver.strangers(case):
+        if foreign := self.saver.foreign_outputs(case):
             raise ValueError(
-                f"{strangers[0]} is there already and was not written by this program: give another --output_dir or "
+                f"{foreign[0]} is there already and was not written by this program: give another --output_dir or "
                 "--output_postfix, or --overwrite True to replace it."
             )
         return super()._already_there(case, image)

@@ -32,7 +32,7 @@ class MLflowRun(MLFlowHandler):
     """Track a training in a run of its own: always a new one, always closed, also when the training fails.
 
     Recorded: settings, library versions and git revision; the data list with a hash of each file; the mean loss (and
-    what else the trainer has in its attribute ``numbers``) and the learning rate every ``log_every`` iterations; the
+    what else the trainer's ``logged_outputs`` name) and the learning rate every ``log_every`` iterations; the
     validation metrics; a picture per validation; the config; the whole bundle with the weights of this run as its
     model, ready for :mod:`custom_nets.tracking.registry`. (MONAI's handler goes on with any unfinished run, and leaves
     a failed one "running".)
@@ -162,7 +162,7 @@ class MLflowRun(MLFlowHandler):
             super()._log_metrics(dict(entries[first : first + _BATCH]), step)
 
     def iteration_completed(self, engine: Engine) -> None:
-        for name in getattr(engine, "numbers", ("loss",)):
+        for name in getattr(engine, "logged_outputs", ("loss",)):
             self.values.setdefault(name, []).append(float(engine.state.output[name]))  # type: ignore[index, call-overload]
         if engine.state.iteration % self.log_every == 0:
             self.log_means(engine)

@@ -17,7 +17,7 @@ class TrainingProgress:
     """A bar per epoch with the loss, and a line in the log with its mean.
 
     The bar is silent where the output is no terminal, so that log files stay readable. A trainer whose iterations give
-    more than a loss says which in its attribute ``numbers``.
+    more than a loss says which in its attribute ``logged_outputs``.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class TrainingProgress:
         bar.attach(engine, output_transform=lambda output: {name: found[-1] for name, found in self.values.items()})
 
     def epoch_started(self, engine: Engine) -> None:
-        self.values = {name: [] for name in getattr(engine, "numbers", ("loss",))}
+        self.values = {name: [] for name in getattr(engine, "logged_outputs", ("loss",))}
         self.started = time.perf_counter()
 
     def iteration_completed(self, engine: Engine) -> None:

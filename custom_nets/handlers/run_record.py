@@ -25,7 +25,7 @@ class RunRecord(InferenceRecord):
     :class:`custom_nets.engines.RunEvaluator`.
 
     Args:
-        saver: the ``SaveRund`` of the engine; it knows where a case went.
+        saver: the ``SaveAngiographyd`` of the engine; it knows where a case went.
         kwargs: of :class:`custom_nets.handlers.InferenceRecord`.
     """
 

@@ -211,7 +211,7 @@ class FrameInterpolationInferer(Inferer):
         done = 0
         with tqdm(total=total, desc="making frames", unit="frame", disable=not self.progress) as bar:
             for units, positions in self.predict(inputs, plans, network, device):
-                made[done : done + len(units)] = inputs.from_unit(units, positions)
+                made[done : done + len(units)] = inputs.denormalize(units, positions)
                 done += len(units)
                 bar.update(len(units))
         return inputs.with_inserted([t for plan in plans for t in plan.times_s], made)
@@ -225,7 +225,7 @@ class FrameInterpolationInferer(Inferer):
         for batch in self._batches(plans):
             ends = [(plan.gap.index, plan.gap.index + 1, plan.before, plan.after) for plan in batch]
             needed = sorted({index for end in ends for index in end if index is not None})
-            units = dict(zip(needed, run.to_unit(needed), strict=True))
+            units = dict(zip(needed, run.normalize(needed), strict=True))
             pred = self._forward(call, network, run, batch, {i: u[rows, columns] for i, u in units.items()}, device)
             for plan, frames in zip(batch, pred, strict=True):
                 start = units[plan.gap.index]

@@ -90,7 +90,7 @@ class _Plan:
 
 
 @dataclass
-class _Line:
+class _AxisSampling:
     """The output positions along one axis: features to blend, what the decoder is told, what the spline adds."""
 
     taps: tuple[torch.Tensor, ...]
@@ -238,7 +238,9 @@ class ImplicitVolumeInferer(Inferer):
             )
 
         order = network.axis_order(scale)
-        run = _Run(self, network, volume.permute(*order), torch.as_tensor(scale[list(order)], dtype=torch.float32))
+        run = _VolumeDecoder(
+            self, network, volume.permute(*order), torch.as_tensor(scale[list(order)], dtype=torch.float32)
+        )
         if positions is not None:
             out = run.regular([torch.as_tensor(positions[axis]) for axis in order])
             out = apply_separable(out.permute(*np.argsort(order).tolist()).contiguous(), matrices)
@@ -248,7 +250,7 @@ class ImplicitVolumeInferer(Inferer):
         return run.points(source.index_map(target), target.shape, order)
 
 
-class _Run:
+class _VolumeDecoder:
     """One volume, axes already in the network's order, on its way through the network.
 
     What it needs of a network stands in :class:`custom_nets.networks.ArSSR`: ``encoder``, ``encoder_input``,
@@ -393,7 +395,7 @@ class _Run:
                     continue
                 ordered_out = out.permute(order)
                 lines = [
-                    _Line(
+                    _AxisSampling(
                         self._taps(axis, positions[axis][own[axis]] + self.border, first, end),
                         codes[axis][own[axis]],
                         self._spline(axis, positions[axis][own[axis]]),
@@ -420,7 +422,9 @@ class _Run:
             return None
         return bspline_matrix(self.size[axis], positions, prefilter=False).float().to(self.device)
 
-    def _planes(self, table: torch.Tensor, lines: list[_Line], order: tuple[int, ...]) -> Iterator[torch.Tensor]:
+    def _planes(
+        self, table: torch.Tensor, lines: list[_AxisSampling], order: tuple[int, ...]
+    ) -> Iterator[torch.Tensor]:
         """Intensities of a piece, plane after plane: features [n0, n1, n2, F] and a line for each of the three axes
         (in this ``order``) -> [N1, N2], N0 times."""
         walk, b, c = lines

@@ -80,7 +80,7 @@ def find_thick_axis(grid: Grid, chosen: str | int | None = None) -> int:
 
 
 @dataclass
-class _Line:
+class _AxisSampling:
     """One axis of the output: positions in input voxels, all those in the field of view and those asked for."""
 
     positions: NDArray[np.float64]
@@ -88,7 +88,7 @@ class _Line:
     inside: slice  # of ``positions``
 
     @classmethod
-    def of(cls, positions: NDArray[np.float64], step: float, n: int, name: str) -> _Line:
+    def of(cls, positions: NDArray[np.float64], step: float, n: int, name: str) -> _AxisSampling:
         first = math.ceil((-0.5 - positions[0]) / step - 1e-6)
         last = math.floor((n - 0.5 - positions[0]) / step + 1e-6)
         low, high = max(first, 0), min(last, len(positions) - 1)
@@ -274,7 +274,7 @@ class ThickSliceInferer(Inferer):
             )
         step = np.diag(turned.index_map(target_turned))[:3]
         lines = [
-            _Line.of(p, float(s), n, f"the input's {'xyz'[old]}")
+            _AxisSampling.of(p, float(s), n, f"the input's {'xyz'[old]}")
             for p, s, n, old in zip(positions, step, turned.shape, order, strict=True)
         ]
         thick = order.index(axis)
@@ -288,7 +288,9 @@ class ThickSliceInferer(Inferer):
         background = float(image.min())
         matrices = [None if a == thick else line.matrix(turned.shape[a]) for a, line in enumerate(lines)]
         measured = apply_separable(image, matrices).permute(thick, *others).contiguous()
-        run = _Run(self, network, measured, lines[thick].positions, float(1 / step[thick]), thickness, budget)
+        run = _StackSharpener(
+            self, network, measured, lines[thick].positions, float(1 / step[thick]), thickness, budget
+        )
         values, deviation, report = run.result()
 
         def placed(result: torch.Tensor, outside: float) -> torch.Tensor:
@@ -371,7 +373,7 @@ def _worst(reports: list[dict[str, Any]]) -> dict[str, Any]:
     return report
 
 
-class _Run:
+class _StackSharpener:
     """One volume [slices, A, B] (thick axis first, in-plane axes on the output grid) on its way to [rows, A, B].
 
     ``positions`` of the rows count slices.

@@ -45,7 +45,7 @@ def _position_index(window: int) -> NDArray[np.int64]:
     return step[0] * (2 * window - 1) + step[1]
 
 
-def _wrapped(height: int, width: int, window: int, shift: int) -> torch.Tensor:
+def compute_mask(height: int, width: int, window: int, shift: int) -> torch.Tensor:
     """[nW, 1, N, N], -100 where query and key of a rolled plane met only by wrapping around, else 0."""
 
     def regions(n: int) -> torch.Tensor:
@@ -57,7 +57,7 @@ def _wrapped(height: int, width: int, window: int, shift: int) -> torch.Tensor:
     return -100.0 * (label[:, None, :] != label[:, :, None]).float()[:, None]
 
 
-_kept_wrapped = lru_cache(maxsize=64)(_wrapped)
+_cached_mask = lru_cache(maxsize=64)(compute_mask)
 
 
 class WindowAttention(nn.Module):
@@ -99,7 +99,7 @@ class WindowAttention(nn.Module):
             if shift:
                 # what is made while the network is traced or exported is no use afterwards
                 traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
-                wrapped = (_wrapped if traced else _kept_wrapped)(height, width, w, shift).to(mask)
+                wrapped = (compute_mask if traced else _cached_mask)(height, width, w, shift).to(mask)
                 mask = (mask.view(-1, self.heads, n, n) + wrapped).flatten(0, 1)
             y = F.scaled_dot_product_attention(part[0], part[1], part[2], attn_mask=mask[None])
             y = y.view(b, height // w, width // w, self.heads, w, w, -1).permute(0, 1, 4, 2, 5, 3, 6)
@@ -138,7 +138,7 @@ class ResidualConvs(nn.Module):
         return x + self.conv2(F.relu(self.conv1(x)))
 
 
-def planes_with_places(
+def encode_input(
     image: torch.Tensor,
     slices: int,
     divisor: int,
@@ -479,7 +479,7 @@ class AnySizeTransMRSR(nn.Module):
         Raises:
             ValueError: another number of planes.
         """
-        x = planes_with_places(image, self.slices, self.divisor, scale, position)
+        x = encode_input(image, self.slices, self.divisor, scale, position)
         b, _, height, width = image.shape
         factor = x[:, -1:, 0, 0]
 

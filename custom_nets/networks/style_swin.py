@@ -215,7 +215,7 @@ def attend(
     return (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(n, tokens, channels // 3)
 
 
-def in_strips(x: torch.Tensor) -> bool:
+def uses_inplace_cpu_path(x: torch.Tensor) -> bool:
     """Whether work on tokens [..., C] is done in strips and in place."""
     plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     return plain and not torch.is_grad_enabled()
@@ -223,10 +223,10 @@ def in_strips(x: torch.Tensor) -> bool:
 
 def _at_once(x: torch.Tensor) -> int | None:
     """Tokens [..., C] to work on together, None for all."""
-    return max(1, VALUES_AT_ONCE // x.shape[-1]) if in_strips(x) else None
+    return max(1, VALUES_AT_ONCE // x.shape[-1]) if uses_inplace_cpu_path(x) else None
 
 
-def by_windows(
+def map_windows(
     x: torch.Tensor,
     window: int,
     shift: int,
@@ -257,7 +257,7 @@ def by_windows(
         start, end = first * window + shift, stop * window + shift
         strip = x[:, start:end] if end <= height else torch.cat([x[:, start:], x[:, : end - height]], 1)
         # the last column's windows are the last ones
-        windows = _as_windows(strip, window, shift).reshape(columns * b * k, window**2, -1)
+        windows = window_partition(strip, window, shift).reshape(columns * b * k, window**2, -1)
         y = function(windows, stop == rows, b * k).view(columns, b, k, window, window, -1)
         if at_once is None:
             strips.append(_as_strip(y, shift))
@@ -282,7 +282,7 @@ def _split(strip: torch.Tensor, window: int) -> torch.Tensor:
     return strip.unflatten(1, (-1, window)).unflatten(3, (-1, window)).permute(3, 0, 1, 2, 4, 5)
 
 
-def _as_windows(strip: torch.Tensor, window: int, shift: int) -> torch.Tensor:
+def window_partition(strip: torch.Tensor, window: int, shift: int) -> torch.Tensor:
     """[B, k * w, W, C], rolled by ``-shift`` along the columns -> [columns, B, k, w, w, C]."""
     if not shift:
         return _split(strip, window)
@@ -292,7 +292,7 @@ def _as_windows(strip: torch.Tensor, window: int, shift: int) -> torch.Tensor:
 
 
 def _as_strip(windows: torch.Tensor, shift: int) -> torch.Tensor:
-    """Undo :func:`_as_windows`."""
+    """Undo :func:`window_partition`."""
     columns, b, k, window, _, channels = windows.shape
     rows = windows.permute(1, 2, 3, 0, 4, 5).reshape(b, k * window, columns * window, channels)
     return rows.roll(shift, 2) if shift else rows
@@ -349,7 +349,7 @@ class AdaIN(nn.Module):
         x = x.float()
         mean = x.mean((1, 2), keepdim=True)
         # in parts that stay in the cache: many times faster than torch.var_mean along these axes
-        parts = x.flatten(1, 2).split(TOKENS_AT_ONCE if in_strips(x) else x.shape[1] * x.shape[2], 1)
+        parts = x.flatten(1, 2).split(TOKENS_AT_ONCE if uses_inplace_cpu_path(x) else x.shape[1] * x.shape[2], 1)
         squares = torch.stack([(part - mean[:, 0]).square().sum(1) for part in parts]).sum(0)[:, None, None]
         gain = gamma * torch.rsqrt(squares / (x.shape[1] * x.shape[2]) + 1e-5)
         return gain, beta - mean * gain
@@ -410,13 +410,13 @@ class StyleSwinBlock(nn.Module):
                 qkv = F.linear(windows if norm is None else norm(windows), parts[0], parts[1])
                 return attend(qkv, parts[2], self.scale, shift, last_row, last_column)
 
-            halves.append(by_windows(x, self.window, shift, half, None if out is None else out.chunk(2, -1)[number]))
+            halves.append(map_windows(x, self.window, shift, half, None if out is None else out.chunk(2, -1)[number]))
         return torch.cat(halves, -1) if out is None else out
 
     def forward(self, x: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
         """tokens [B, H, W, C], style [B, S] -> [B, H, W, C]."""
         x = x.contiguous()
-        if not in_strips(x):
+        if not uses_inplace_cpu_path(x):
             x = x + self.proj(self._attention(self.norm1(x, style)))
             return x + self.mlp(self.norm2(x, style))
         out = torch.empty_like(x)
@@ -468,7 +468,7 @@ class Upsampler(nn.Module):
         row = self.alpha * position_code(2 * height, half, x.device)[:, None]
         at_once = _at_once(x)
         step = height if at_once is None else max(1, at_once // (4 * b * width))
-        out = x.new_empty(b, 2 * height, 2 * width, 2 * half) if in_strips(x) else None
+        out = x.new_empty(b, 2 * height, 2 * width, 2 * half) if uses_inplace_cpu_path(x) else None
         strips = []
         for first in range(0, height, step):
             last = min(first + step, height)

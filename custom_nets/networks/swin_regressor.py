@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .any_size_transmrsr import SwinBlock, as_planes, as_tokens, conv3, planes_with_places
+from .any_size_transmrsr import SwinBlock, as_planes, as_tokens, conv3, encode_input
 
 __all__ = ["SwinRegressor"]
 
@@ -74,7 +74,7 @@ class SwinRegressor(nn.Module):
     ) -> torch.Tensor:
         """See :meth:`custom_nets.networks.AnySizeTransMRSR.forward`."""
         height, width = image.shape[-2:]
-        shallow = self.shallow(planes_with_places(image, self.slices, self.divisor, scale, position))
+        shallow = self.shallow(encode_input(image, self.slices, self.divisor, scale, position))
         x = self.norm(self.groups(as_tokens(shallow)))
         x = shallow + self.deep(as_planes(x))
         x = F.pixel_shuffle(self.last(x), 2)[:, :, :height, :width]

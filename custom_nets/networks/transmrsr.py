@@ -33,10 +33,10 @@ from custom_nets.networks.style_swin import (
     as_map,
     as_tokens,
     attend,
-    by_windows,
     channels_at,
     check_size,
-    in_strips,
+    map_windows,
+    uses_inplace_cpu_path,
 )
 
 __all__ = ["CENTROID_RULES", "TransMRSR"]
@@ -129,7 +129,7 @@ class SwinBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         bias = self.attn()
-        in_place = in_strips(x)
+        in_place = uses_inplace_cpu_path(x)
 
         def block(windows: torch.Tensor, last_row: bool, last_column: int) -> torch.Tensor:
             windows = windows + self.attn.attention(self.norm1(windows), bias, self.shift, last_row, last_column)
@@ -138,7 +138,7 @@ class SwinBlock(nn.Module):
                 return windows
             return windows + self.mlp(self.norm2(windows))
 
-        return by_windows(x, self.window, self.shift, block)
+        return map_windows(x, self.window, self.shift, block)
 
 
 class PatchMerging(nn.Module):

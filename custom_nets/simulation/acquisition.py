@@ -87,7 +87,7 @@ def simulated_run(
         primary_deg=np.array([simulator.angle_deg(float(t)) for t in times]),
         secondary_deg=np.zeros(len(times)),
         source_detector_mm=carm.source_detector_mm,
-        source_patient_mm=carm.source_axis_mm,
+        source_isocenter_mm=carm.source_axis_mm,
     )
     return make_run(
         stored.astype(np.uint8 if bits == 8 else np.uint16),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-__all__ = ["TrackedRun", "compare_runs", "comparison_figure", "comparison_rows", "read_run"]
+__all__ = ["TrackedRun", "compare_runs", "comparison_figure", "comparison_rows", "read_angiography"]
 
 _COLOURS = ("#1f77b4", "#d62728")
 _MOST_PANELS = 9
@@ -48,7 +48,7 @@ class TrackedRun:
     curves: Mapping[str, Sequence[tuple[int, float]]]
 
 
-def read_run(client: MlflowClient, run: Run) -> TrackedRun:
+def read_angiography(client: MlflowClient, run: Run) -> TrackedRun:
     """All that is compared of a run."""
     run_id = run.info.run_id
     curves = {}
@@ -201,7 +201,7 @@ def compare_runs(run_a: str, run_b: str, output_dir: str | Path, tracking_uri: s
     found = [find_run(run, tracking_uri) for run in (run_a, run_b)]
     if found[0][1].info.run_id == found[1][1].info.run_id:
         raise ValueError(f"{run_a} and {run_b} are the same run, {found[0][1].info.run_id}.")
-    a, b = (read_run(client, run) for client, run in found)
+    a, b = (read_angiography(client, run) for client, run in found)
     rows = comparison_rows(a, b)
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from .angiography_io import LoadRund, SaveRund
+from typing import Any
+
+from custom_nets._moved import moved_name
+
+from .angiography_io import LoadAngiographyd, SaveAngiographyd
 from .degradation import DegradeVolumed, PublishedDegraded, RandDegradeCropd, RandScaledCropd
 from .differentiable import DifferentiableAugment
 from .frame_interpolation import FixedFrameGapd, LoadTrainingRund, RandFrameGapd, RandSimulatedGapd
@@ -18,7 +22,7 @@ __all__ = [
     "DegradeVolumed",
     "DifferentiableAugment",
     "FixedFrameGapd",
-    "LoadRund",
+    "LoadAngiographyd",
     "LoadSubjectd",
     "LoadTrainingRund",
     "LoadVolumed",
@@ -32,10 +36,14 @@ __all__ = [
     "RandSlabd",
     "RandThickSlicesd",
     "RestoreIntensityd",
-    "SaveRund",
+    "SaveAngiographyd",
     "SaveVolumed",
     "ScaleToUnitRanged",
     "SlabToPlaned",
     "SplitUncertaintyd",
     "load_volume",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return moved_name(__name__, name)

@@ -12,19 +12,19 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 from custom_nets.data.angiography.file_readers import side_file
-from custom_nets.data.angiography.reader import read_run
+from custom_nets.data.angiography.reader import read_angiography
 from custom_nets.data.angiography.run import AngiographyRun
 from custom_nets.data.angiography.writer import RUN_FORMATS, check_format, default_format, run_path, write_run
 
-__all__ = ["LoadRund", "SaveRund"]
+__all__ = ["LoadAngiographyd", "SaveAngiographyd"]
 
 
-class LoadRund(MapTransform):
+class LoadAngiographyd(MapTransform):
     """Read runs: a path becomes an :class:`custom_nets.data.angiography.run.AngiographyRun`.
 
     Args:
         keys: entries with a path each.
-        options: of :func:`custom_nets.data.angiography.reader.read_run` (times of the frames, mask subtraction,
+        options: of :func:`custom_nets.data.angiography.reader.read_angiography` (times of the frames, mask subtraction,
             intensities).
     """
 
@@ -35,11 +35,11 @@ class LoadRund(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
         for key in self.key_iterator(item):
-            item[key] = read_run(item[key], **self.options)
+            item[key] = read_angiography(item[key], **self.options)
         return item
 
 
-class SaveRund(MapTransform):
+class SaveAngiographyd(MapTransform):
     """Write runs as ``<output_dir>/<case>_<postfix>`` with the suffix of their format; whole or not at all.
 
     Attributes:
@@ -86,7 +86,7 @@ class SaveRund(MapTransform):
         """The JSON record of a case (written by :class:`custom_nets.handlers.RunRecord`)."""
         return self.stem_for(case).with_name(self.stem_for(case).name + ".json")
 
-    def strangers(self, case: str) -> list[Path]:
+    def foreign_outputs(self, case: str) -> list[Path]:
         """What lies where this case goes and was not written by this program (it leaves a list of frames beside)."""
         stem = self.stem_for(case)
         there = [path for kind in RUN_FORMATS if (path := run_path(stem.parent, stem.name, kind)).exists()]

@@ -11,7 +11,8 @@ import torch
 from monai.transforms import MapTransform, Randomizable
 from numpy.typing import NDArray
 
-from custom_nets.data.angiography.reader import read_run
+from custom_nets._moved import renamed_arguments
+from custom_nets.data.angiography.reader import read_angiography
 from custom_nets.data.angiography.training_list import read_simulated
 
 __all__ = ["FixedFrameGapd", "LoadTrainingRund", "RandFrameGapd", "RandSimulatedGapd"]
@@ -27,7 +28,7 @@ class LoadTrainingRund(MapTransform):
 
     Args:
         keys: the entry with the path.
-        options: of :func:`custom_nets.data.angiography.reader.read_run`.
+        options: of :func:`custom_nets.data.angiography.reader.read_angiography`.
     """
 
     def __init__(self, keys: str = "image", **options: Any) -> None:
@@ -40,11 +41,11 @@ class LoadTrainingRund(MapTransform):
         if (path / "run.json").is_file():
             item.update(read_simulated(path))
             return item
-        run = read_run(path, **self.options)
+        run = read_angiography(path, **self.options)
         usable = [i for i in range(len(run)) if i not in run.mask_frames and not run.synthetic[i]]
         frames = np.empty((len(usable), *run.size), dtype=np.float16)
         for k, index in enumerate(usable):  # one at a time: float32 of a whole run would be twice the memory
-            frames[k] = run.to_unit(index)[0]
+            frames[k] = run.normalize(index)[0]
         return {**item, "frames": frames, "times_s": run.times_s[usable]}
 
 
@@ -57,11 +58,11 @@ class RandFrameGapd(Randomizable, MapTransform):
         crop_size: side of the square cut out of the frames, a multiple of 16; smaller frames are extended at their
             borders.
         longest_gap: largest number of frames between the two ends, plus one.
-        moments: how many moments of the gap are given as truth.
-        context: probability that the frames beyond the gap are given, each for itself.
-        busy: probability that the crop goes where much changes instead of anywhere.
+        num_targets: how many times within the gap are given as truth.
+        context_prob: probability that the frames beyond the gap are given, each for itself.
+        change_crop_prob: probability that the crop goes where much changes instead of anywhere.
         shortest_gap: smallest number of frames between the two ends, plus one.
-        contrast, ground: ranges of what a measured run's contrast is multiplied by, and of where its ground goes.
+        contrast, background: ranges of a factor on a measured run's contrast, and of where its background goes.
 
     Adds ``frame0``, ``frame1``, ``before``, ``after`` [1, S, S], ``nearness`` [2] (see ``SymmetricMoStDSA``),
     ``timesteps`` [M] and ``label`` [M, 1, S, S], all float32, and takes the run itself away.
@@ -70,32 +71,33 @@ class RandFrameGapd(Randomizable, MapTransform):
         ValueError: a run of fewer than 3 frames.
     """
 
+    @renamed_arguments(moments="num_targets", context="context_prob", busy="change_crop_prob", ground="background")
     def __init__(
         self,
         keys: str = "frames",
         crop_size: int = 160,
         longest_gap: int = 16,
-        moments: int = 2,
-        context: float = 0.75,
-        busy: float = 0.7,
+        num_targets: int = 2,
+        context_prob: float = 0.75,
+        change_crop_prob: float = 0.7,
         shortest_gap: int = 2,
         contrast: Sequence[float] = (0.7, 1.3),
-        ground: Sequence[float] = (0.6, 0.85),
+        background: Sequence[float] = (0.6, 0.85),
     ) -> None:
         MapTransform.__init__(self, keys)
         if crop_size < 16 or crop_size % 16:
             raise ValueError(f"crop_size must be a multiple of 16, got {crop_size}.")
-        if not 2 <= shortest_gap <= longest_gap or moments < 1:
+        if not 2 <= shortest_gap <= longest_gap or num_targets < 1:
             raise ValueError(
-                f"needed: 2 <= shortest_gap <= longest_gap and moments >= 1, got {shortest_gap}, {longest_gap} and "
-                f"{moments}."
+                f"needed: 2 <= shortest_gap <= longest_gap and num_targets >= 1, got {shortest_gap}, {longest_gap} and "
+                f"{num_targets}."
             )
         self.crop_size = crop_size
         self.shortest_gap, self.longest_gap = shortest_gap, longest_gap
-        self.moments = moments
-        self.context = context
-        self.busy = busy
-        self.contrast, self.ground = (contrast[0], contrast[1]), (ground[0], ground[1])
+        self.num_targets = num_targets
+        self.context_prob = context_prob
+        self.change_crop_prob = change_crop_prob
+        self.contrast, self.background = (contrast[0], contrast[1]), (background[0], background[1])
 
     def randomize(self, data: Any = None) -> None:
         """Everything is drawn while a sample is made, from ``self.R``."""
@@ -142,7 +144,7 @@ class RandFrameGapd(Randomizable, MapTransform):
             run: the item's entries.
             box: first row and column of the crop.
         """
-        gain, base = self.R.uniform(*self.contrast), self.R.uniform(*self.ground)
+        gain, base = self.R.uniform(*self.contrast), self.R.uniform(*self.background)
         return ((x - 0.75) * gain + base for x in (measured, between))  # type: ignore[return-value]
 
     def _draw_gap(self, count: int) -> tuple[int | None, int, list[int], int, int | None]:
@@ -152,11 +154,11 @@ class RandFrameGapd(Randomizable, MapTransform):
         first = int(self.R.randint(0, count - length))
         last = first + length
         inner = sorted(
-            int(i) for i in self.R.choice(np.arange(first + 1, last), self.moments, length - 1 < self.moments)
+            int(i) for i in self.R.choice(np.arange(first + 1, last), self.num_targets, length - 1 < self.num_targets)
         )
         # mostly an even run, sometimes another distance
         steps = [length if self.R.rand() < 0.8 else int(self.R.randint(1, 2 * length + 1)) for _ in range(2)]
-        given = self.R.rand(2) < self.context
+        given = self.R.rand(2) < self.context_prob
         before = first - steps[0] if given[0] and first >= steps[0] else None
         after = last + steps[1] if given[1] and last + steps[1] < count else None
         return before, first, inner, last, after
@@ -166,7 +168,7 @@ class RandFrameGapd(Randomizable, MapTransform):
         size = self.crop_size
         places = [
             (int(self.R.randint(0, max(1, height - size + 1))), int(self.R.randint(0, max(1, width - size + 1))))
-            for _ in range(candidates if self.R.rand() < self.busy else 1)
+            for _ in range(candidates if self.R.rand() < self.change_crop_prob else 1)
         ]
         if len(places) == 1:
             return places[0]

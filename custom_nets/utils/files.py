@@ -16,7 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["absolute", "data_bytes", "new_folder", "part_path", "plain", "remove_old_parts", "write_json", "write_text"]
+__all__ = [
+    "absolute",
+    "data_bytes",
+    "new_folder",
+    "part_path",
+    "to_jsonable",
+    "remove_old_parts",
+    "write_json",
+    "write_text",
+]
 
 
 _PART = ".part-"
@@ -36,16 +45,16 @@ def data_bytes(path: str | os.PathLike) -> int:
     return sum(part.stat().st_size for part in files_of(Path(path)) if part.is_file())
 
 
-def plain(value: Any) -> Any:
+def to_jsonable(value: Any) -> Any:
     """What JSON can hold: arrays become lists, infinite numbers "inf", paths and unknown things their text."""
     if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {str(k): to_jsonable(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
+        return [to_jsonable(v) for v in value]
     if isinstance(value, torch.Tensor | np.ndarray):
-        return plain(value.tolist())
+        return to_jsonable(value.tolist())
     if isinstance(value, np.generic):
-        return plain(value.item())
+        return to_jsonable(value.item())
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if value is None or isinstance(value, bool | int | float | str):
@@ -89,8 +98,8 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
-    """:func:`write_text` of :func:`plain` content."""
-    write_text(path, json.dumps(plain(content), indent=2) + "\n")
+    """:func:`write_text` of :func:`to_jsonable` content."""
+    write_text(path, json.dumps(to_jsonable(content), indent=2) + "\n")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from torch.distributed import PrefixStore, rendezvous
 
-__all__ = ["Meeting", "process_count", "process_rank", "share"]
+__all__ = ["StoreGroup", "process_count", "process_rank", "share"]
 
 T = TypeVar("T")
 _meetings = itertools.count()  # all processes hold them in the same order
@@ -27,7 +27,7 @@ def process_count() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-class Meeting:
+class StoreGroup:
     """Where the processes of one ``torchrun`` tell each other plain values, through the store that it keeps for them.
 
     No process group is made: Ignite's engines would take notice of one and wait for each other, although each process
@@ -41,7 +41,7 @@ class Meeting:
             store, *_ = next(rendezvous("env://", timeout=timedelta(days=14)))
             self._store = PrefixStore(f"custom_nets/{next(_meetings)}", store)
 
-    def tell(self, value: Any = None) -> list[Any]:
+    def all_gather(self, value: Any = None) -> list[Any]:
         """The values of all processes by their number; each one must call this equally often, and waits for the others.
 
         Args:

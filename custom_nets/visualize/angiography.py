@@ -36,7 +36,7 @@ def run_figure(path: str | Path, run: AngiographyRun, title: str = "") -> Path:
     from matplotlib.figure import Figure
 
     chosen = _busiest_gap(run)
-    frames = run.to_unit(chosen)
+    frames = run.normalize(chosen)
     area = bounding_box(run.active)
     frames = frames[:, area[0], area[1]]
     close = _busiest_place(frames[0], frames[-1])
@@ -97,7 +97,7 @@ def _busiest_place(first: NDArray, last: NDArray) -> tuple[slice, slice]:
 def _draw_times(axes: Any, run: AngiographyRun) -> None:
     """Mean opacity of what fills with contrast, over time: a made frame should lie on the curve of its neighbours."""
     step = max(1, min(run.size) // 128)
-    small = np.stack([run.to_unit(i)[0, ::step, ::step] for i in range(len(run))])
+    small = np.stack([run.normalize(i)[0, ::step, ::step] for i in range(len(run))])
     deepest = np.quantile(small, 0.95, axis=0) - small.min(0)
     vessels = deepest >= np.quantile(deepest, 0.97)
     opacity = np.quantile(small, 0.95, axis=0)[vessels].mean() - small[:, vessels].mean(1)
@@ -136,7 +136,7 @@ def runs_figure(path: str | Path, runs: Mapping[str, AngiographyRun], moments: i
         usable = [i for i in range(len(run)) if i not in run.mask_frames]
         for column, index in enumerate(np.array(usable)[np.linspace(0, len(usable) - 1, moments).round().astype(int)]):
             ax = axes[row, column]
-            ax.imshow(run.to_unit(int(index))[0][box], cmap="gray", vmin=0.05, vmax=0.95)
+            ax.imshow(run.normalize(int(index))[0][box], cmap="gray", vmin=0.05, vmax=0.95)
             ax.set_axis_off()
             when = f"{run.times_s[index]:.2f} s" if run.has_times else f"frame {index + 1}"
             ax.set_title(f"{name}, {when}" if column == 0 else when, fontsize=8)
@@ -145,7 +145,7 @@ def runs_figure(path: str | Path, runs: Mapping[str, AngiographyRun], moments: i
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """``python -m custom_nets.visualize.angiography PICTURE.png RUN [RUN ...]``"""
-    from custom_nets.data.angiography.reader import read_run, run_name
+    from custom_nets.data.angiography.reader import read_angiography, run_name
 
     parser = argparse.ArgumentParser(
         prog="python -m custom_nets.visualize.angiography", description="Draw runs one below the other."
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", nargs="+")
     options = parser.parse_args(arguments)
     try:
-        runs_figure(options.picture, {run_name(path): read_run(path) for path in options.runs})
+        runs_figure(options.picture, {run_name(path): read_angiography(path) for path in options.runs})
     except (OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
 

@@ -12,7 +12,7 @@ from typing import Any
 from monailabel.interfaces.tasks.train import TrainTask
 
 from custom_nets.utils import checked_device
-from custom_nets.utils.files import plain
+from custom_nets.utils.files import to_jsonable
 from custom_nets.utils.weights import read_checkpoint
 from monailabel_app.lib.bundles import Bundle, WrongRequest, as_wrong_request, check_options
 from monailabel_app.lib.images import is_run
@@ -108,7 +108,7 @@ class BundleTrain(TrainTask):
         return {
             "name": output_dir.name,
             "file": str(output_dir / "model.pt"),
-            "metrics": plain(workflow.evaluator.state.metrics),
+            "metrics": to_jsonable(workflow.evaluator.state.metrics),
             "tracking_uri": workflow.parser.get_parsed_content("tracking_uri"),
         }
 

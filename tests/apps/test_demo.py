@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from custom_nets.apps import demo
-from custom_nets.data.angiography.reader import read_run
+from custom_nets.data.angiography.reader import read_angiography
 from tests.tools.xa_writer import validator_errors
 
 
@@ -25,7 +25,7 @@ def commands(monkeypatch) -> list[tuple[str, ...]]:
 def test_every_second_frame_is_dropped(commands, tmp_path):
     lines = demo.most_dsa(tmp_path)
     folder = tmp_path / "most_dsa" / "input"
-    complete, half = (read_run(folder / f"{name}.dcm") for name in ("complete", "every_second"))
+    complete, half = (read_angiography(folder / f"{name}.dcm") for name in ("complete", "every_second"))
     assert validator_errors(folder / "complete.dcm") == validator_errors(folder / "every_second.dcm") == []
     assert len(complete) == 1 + demo.DSA_FRAMES and len(half) == 1 + (demo.DSA_FRAMES + 1) // 2
     assert complete.mask_frames == half.mask_frames == (0,)

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from custom_nets.data.angiography.reader import read_run
+from custom_nets.data.angiography.reader import read_angiography
 from custom_nets.data.angiography.run import AngiographyRun
 from tests.bundles import runner
 from tests.bundles.most_dsa_runs import (
@@ -76,7 +76,7 @@ def test_dicom_through_the_command_line(dicom, weights, tmp_path):
     assert done.returncode == 0, done.stderr
     assert outputs(out) == ["run_most_dsa.dcm", "run_most_dsa.frames.json", "run_most_dsa.json", "run_most_dsa.png"]
     assert str(out / "run_most_dsa.dcm") in done.stdout
-    check(read_run(out / "run_most_dsa.dcm"), read_run(dicom), thirds(UNEVEN_S))
+    check(read_angiography(out / "run_most_dsa.dcm"), read_angiography(dicom), thirds(UNEVEN_S))
     assert validator_errors(out / "run_most_dsa.dcm") == []
     # a bar that reaches its end, and nothing that only its makers understand
     assert "making frames" in done.stderr and "15/15" in done.stderr
@@ -116,7 +116,7 @@ def test_shipped_weights(dicom, tmp_path):
         pytest.skip("no weights in models/")
     out = infer(dicom, tmp_path / "out")
     middles = (UNEVEN_S[:-1] + UNEVEN_S[1:]) / 2
-    source, result = read_run(dicom), read_run(out / "run_most_dsa.dcm")
+    source, result = read_angiography(dicom), read_angiography(out / "run_most_dsa.dcm")
     check(result, source, middles)
     # a smooth change: what the network makes is near the blend
     blend = (source.frames[:-1].astype(float) + source.frames[1:]) / 2
@@ -141,7 +141,7 @@ def test_moments_in_dicom(vector, request_, weights, tmp_path):
     }[request_]
     out = infer(source, tmp_path / "out", checkpoint=weights, **options)
     path = out / "run_most_dsa.dcm"
-    check(read_run(path), read_run(source), made)
+    check(read_angiography(path), read_angiography(source), made)
     assert validator_errors(path) == []
     header = pydicom.dcmread(path)
     assert header.pixel_array.shape == (6 + len(made), 40, 48)
@@ -161,19 +161,19 @@ def test_raw_run_with_its_mask(weights, tmp_path):
         MaskSubtractionSequence=[item], RecommendedViewingMode="SUB",
     )  # fmt: skip
     path = infer(source, tmp_path / "out", frames_between=1, checkpoint=weights) / "run_most_dsa.dcm"
-    run, result = read_run(source), read_run(path)
+    run, result = read_angiography(source), read_angiography(path)
     check(result, run, [0.75, 1.25, 1.75, 2.25])
     assert result.mask_frames == (0,) and result.mapping.log and result.mapping.subtraction[0].last >= 9
     assert validator_errors(path) == []
     # in subtracted units made frames lie between their neighbours
-    units = result.to_unit(slice(None))
+    units = result.normalize(slice(None))
     between = (units[1:-1:2] + units[3::2]) / 2
     assert np.abs(units[2::2] - between).mean() < 0.1 * np.ptp(units)
     record = json.loads(path.with_suffix(".json").read_text())
     assert record["input"]["mapping"]["log"] is True and record["output"]["mask_frames"] == [1]
 
     plain = infer(source, tmp_path / "plain", frames_between=1, subtract=False, checkpoint=weights)
-    assert read_run(plain / "run_most_dsa.dcm").synthetic.sum() == 4, "not beside the mask, subtracted or not"
+    assert read_angiography(plain / "run_most_dsa.dcm").synthetic.sum() == 4, "not beside the mask, subtracted or not"
 
 
 # ---- other formats ----
@@ -183,16 +183,16 @@ def test_folder_of_pictures(weights, tmp_path):
     frames = contrast_run(dtype=np.uint8, bits=8)
     folder = write_pictures(tmp_path / "pictures", frames)
     out = infer(folder, tmp_path / "out", frames_between=2, checkpoint=weights)
-    result = read_run(out / "pictures_most_dsa")
+    result = read_angiography(out / "pictures_most_dsa")
     assert len(list((out / "pictures_most_dsa").glob("*.png"))) == 16 and not result.has_times
     np.testing.assert_array_equal(result.frames[~result.synthetic], frames)
     timed = infer(folder, tmp_path / "timed", fps=15, input_fps=4, checkpoint=weights)
-    check(read_run(timed / "pictures_most_dsa"), read_run(folder, fps=4),
+    check(read_angiography(timed / "pictures_most_dsa"), read_angiography(folder, fps=4),
           [k / 15 for k in range(1, 19) if (4 * k) % 15])  # fmt: skip
     named = infer(
         folder, tmp_path / "named", times_s=[3.0], input_times_s=UNEVEN_S.tolist()[:5] + [4], checkpoint=weights
     )
-    np.testing.assert_allclose(read_run(named / "pictures_most_dsa").times_s, [0, 0.25, 0.5, 1, 1.5, 3, 4])
+    np.testing.assert_allclose(read_angiography(named / "pictures_most_dsa").times_s, [0, 0.25, 0.5, 1, 1.5, 3, 4])
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.float32])
@@ -205,8 +205,8 @@ def test_arrays(dtype, weights, tmp_path, save_nifti):
     nib.save(image, tmp_path / "plain.nii.gz")
     both = [str(tmp_path / "run.npz"), str(tmp_path / "plain.nii.gz")]
     out = infer(both, tmp_path / "out", frames_between=3, checkpoint=weights)
-    check(read_run(out / "run_most_dsa.npz"), read_run(both[0]), thirds(UNEVEN_S))
-    check(read_run(out / "plain_most_dsa.nii.gz"), read_run(both[1]), thirds(np.arange(6) / 4))
+    check(read_angiography(out / "run_most_dsa.npz"), read_angiography(both[0]), thirds(UNEVEN_S))
+    check(read_angiography(out / "plain_most_dsa.nii.gz"), read_angiography(both[1]), thirds(np.arange(6) / 4))
     written = nib.load(out / "plain_most_dsa.nii.gz")
     assert written.shape == (48, 40, 1, 21) and written.header["pixdim"][4] == 0.0625
     np.testing.assert_allclose(written.affine, image.affine)
@@ -220,7 +220,7 @@ def test_output_format(kind, name, dicom, weights, tmp_path):
     out = infer(dicom, tmp_path / "out", output_format=kind, frames_between=1, checkpoint=weights)
     assert (out / name).exists() and not list(out.glob("*.dcm"))
     if kind != "gif":
-        check(read_run(out / name), read_run(dicom), (UNEVEN_S[:-1] + UNEVEN_S[1:]) / 2)
+        check(read_angiography(out / name), read_angiography(dicom), (UNEVEN_S[:-1] + UNEVEN_S[1:]) / 2)
     record = json.loads((out / "run_most_dsa.json").read_text())
     assert record["output"]["file"] == str(out / name)
 
@@ -229,7 +229,7 @@ def test_pictures_become_dicom_with_a_film(weights, tmp_path):
     folder = write_pictures(tmp_path / "pictures", contrast_run(bits=16))
     out = infer(folder, tmp_path / "out", output_format="dicom", film=True, input_fps=2, checkpoint=weights)
     path = out / "pictures_most_dsa.dcm"
-    check(read_run(path), read_run(folder, fps=2), [0.25, 0.75, 1.25, 1.75, 2.25])
+    check(read_angiography(path), read_angiography(folder, fps=2), [0.25, 0.75, 1.25, 1.75, 2.25])
     assert validator_errors(path) == []
     assert list(out.glob("pictures_most_dsa.mp4")) or list(out.glob("pictures_most_dsa.gif"))
 
@@ -254,7 +254,7 @@ def test_record_and_preview(dicom, weights, tmp_path):
 def test_a_lengthened_run_is_lengthened_between_measured_frames_only(dicom, weights, tmp_path):
     once = infer(dicom, tmp_path / "once", times_s=[0.1], checkpoint=weights) / "run_most_dsa.dcm"
     twice = infer(once, tmp_path / "twice", frames_between=1, checkpoint=weights)
-    result = read_run(twice / "run_most_dsa_most_dsa.dcm")
+    result = read_angiography(twice / "run_most_dsa_most_dsa.dcm")
     np.testing.assert_allclose(result.times_s[result.synthetic], [0.1, 0.375, 0.75, 1.25, 2.0])
     record = json.loads((twice / "run_most_dsa_most_dsa.json").read_text())
     assert record["measured_frames_unchanged"] is True
@@ -279,11 +279,11 @@ def test_what_is_there_is_not_made_again(dicom, weights, tmp_path, capfd):
     assert target.read_bytes() == before[1]
 
     infer(dicom, tmp_path, frames_between=2, checkpoint=weights, overwrite=True)
-    assert len(read_run(target)) == 16
+    assert len(read_angiography(target)) == 16
     # a run that died before its record was written is not done
     target.with_suffix(".json").unlink()
     infer(dicom, tmp_path, frames_between=1, checkpoint=weights)
-    assert len(read_run(target)) == 11 and target.with_suffix(".json").is_file()
+    assert len(read_angiography(target)) == 11 and target.with_suffix(".json").is_file()
 
 
 def test_results_in_the_input_folder_are_no_input(dicom, weights, capfd):

@@ -73,7 +73,7 @@ def test_all_numbers_are_reported_and_finite(amp):
     trainer = make(consistency=10.0, consistency_augment=DifferentiableAugment(cutout=0.5), augment=augment, amp=amp)
     weights = {name: p.detach().clone() for name, p in trainer.generator.named_parameters()}
     trainer.run()
-    assert set(trainer.state.output) == set(AdversarialTrainer.numbers)
+    assert set(trainer.state.output) == set(AdversarialTrainer.logged_outputs)
     assert all(math.isfinite(value) for value in trainer.state.output.values())
     assert all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in trainer.generator.parameters())
     assert sum(not torch.equal(p, weights[name]) for name, p in trainer.generator.named_parameters()) > len(weights) / 2

@@ -225,7 +225,7 @@ def test_context_goes_to_networks_that_take_it():
     network = Blend(takes_context=True)
     FrameInterpolationInferer(frames_per_batch=10)(run, network)
     (call,) = network.calls
-    units = torch.from_numpy(run.to_unit(slice(None)))[:, None]
+    units = torch.from_numpy(run.normalize(slice(None)))[:, None]
     assert torch.equal(call["frame0"], units[1:5])
     # frame 1 stands in where there is only the mask before it, frame 5 after itself
     assert torch.equal(call["before"], units[[1, 1, 2, 3]]) and torch.equal(call["after"], units[[3, 4, 5, 5]])
@@ -273,10 +273,10 @@ def test_published_network_of_three_channels():
     run = a_run(frames=contrast_run(3), times=[0, 1, 3])
     result = FrameInterpolationInferer(frames_between=2, frames_per_batch=3)(run, network)
     np.testing.assert_array_equal(result.frames[[0, 3, 6]], run.frames)
-    units = torch.from_numpy(run.to_unit([0, 1]))[:, None].expand(-1, 3, -1, -1)
+    units = torch.from_numpy(run.normalize([0, 1]))[:, None].expand(-1, 3, -1, -1)
     with torch.no_grad():
         wanted = network(units[:1], units[1:], [1 / 3, 2 / 3]).mean(2)[0].numpy()
-    np.testing.assert_array_equal(result.frames[1:3], run.from_unit(wanted, [1 / 3, 2 / 3]))
+    np.testing.assert_array_equal(result.frames[1:3], run.denormalize(wanted, [1 / 3, 2 / 3]))
 
 
 def test_made_frames_of_a_raw_run_are_raw_frames():

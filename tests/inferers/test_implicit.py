@@ -17,7 +17,7 @@ from torch import nn
 
 from custom_nets.geometry import Grid
 from custom_nets.inferers import ImplicitVolumeInferer, PlaneStreamer, PublishedProcedureInferer, resolve_grid
-from custom_nets.inferers.implicit import _Run
+from custom_nets.inferers.implicit import _VolumeDecoder
 from custom_nets.networks import ArSSR, ResidualArSSR
 from custom_nets.transforms import LoadVolumed, SaveVolumed
 from tests.conftest import random_affine, world_points
@@ -420,7 +420,9 @@ def test_a_budget_that_is_too_small_is_refused():
 def test_the_plan_stays_below_the_budget(shape, target, budget: float):
     """The published RDN on real sizes, by its own count of bytes; nothing is computed."""
     torch.manual_seed(0)
-    run = _Run(ImplicitVolumeInferer(scale=1, memory_gb=budget), ArSSR("RDN"), torch.zeros(shape), torch.ones(3))
+    run = _VolumeDecoder(
+        ImplicitVolumeInferer(scale=1, memory_gb=budget), ArSSR("RDN"), torch.zeros(shape), torch.ones(3)
+    )
     voxels = int(np.prod(target))
     plan = run.plan(voxels)
     streamed = PlaneStreamer(run.encoder, plan.axis).bytes_per_voxel(1, plan.slab, 100)

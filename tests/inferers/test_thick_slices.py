@@ -338,12 +338,12 @@ def test_uncertainty_is_the_standard_deviation_of_two_directions():
         inferer.directions = "one"
         from custom_nets.inferers import thick_slices
 
-        chosen = thick_slices._Run._columns
+        chosen = thick_slices._StackSharpener._columns
         try:
-            thick_slices._Run._columns = lambda self, column=column: [column]  # type: ignore[method-assign]
+            thick_slices._StackSharpener._columns = lambda self, column=column: [column]  # type: ignore[method-assign]
             members.append(plain(inferer(stack, Sum())))
         finally:
-            thick_slices._Run._columns = chosen  # type: ignore[method-assign]
+            thick_slices._StackSharpener._columns = chosen  # type: ignore[method-assign]
     both = torch.cat(members)
     out = plain(ThickSliceInferer(directions="both", uncertainty=True)(stack, Sum()))
     torch.testing.assert_close(out[0, 0], both.mean(0)[0], atol=1e-5, rtol=0)

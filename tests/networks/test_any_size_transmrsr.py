@@ -10,7 +10,7 @@ from torch import nn
 
 from custom_nets.checkpoints import load_network, save_checkpoint, with_prior
 from custom_nets.networks import AnySizeTransMRSR, BrainPrior
-from custom_nets.networks.any_size_transmrsr import planes_with_places
+from custom_nets.networks.any_size_transmrsr import encode_input
 from tests.networks.contract import NetContract
 
 SIZES = {"widths": [8, 16], "style_dim": 16, "head_width": 4}
@@ -94,7 +94,7 @@ def test_only_the_latents_see_far():
 
 def test_places_of_the_rows():
     """Rows at the centres of measured slices have sine 0 and cosine 1, those half way between them 0 and -1."""
-    x = planes_with_places(rand(1, 3, 16, 16), 3, 16, 4.0, 0.0)
+    x = encode_input(rand(1, 3, 16, 16), 3, 16, 4.0, 0.0)
     assert x.shape == (1, 12 + 5, 8, 8)
     sines, cosines = x[0, 12:14, :, 0].T.flatten(), x[0, 14:16, :, 0].T.flatten()
     angle = 2 * math.pi * torch.arange(16) / 4
@@ -108,7 +108,7 @@ def test_the_default_position_is_symmetric(scale):
     """Outer edges of first row and first slice coincide; read backwards, the same holds at the other end."""
     rows = round(8 * scale)
     rows -= rows % 2
-    x = planes_with_places(rand(1, 3, rows, 16), 3, 2, rows / round(rows / scale), None)
+    x = encode_input(rand(1, 3, rows, 16), 3, 2, rows / round(rows / scale), None)
     sines, cosines = (x[0, a : a + 2, :, 0].T.flatten() for a in (12, 14))
     torch.testing.assert_close(cosines, cosines.flip(0), atol=1e-4, rtol=0)
     torch.testing.assert_close(sines, -sines.flip(0), atol=1e-4, rtol=0)

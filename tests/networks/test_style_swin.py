@@ -23,11 +23,11 @@ from custom_nets.networks.style_swin import (
     as_map,
     as_tokens,
     attend,
-    by_windows,
     channels_at,
     enlarge,
     haar,
     inverse_haar,
+    map_windows,
     reduce,
     with_group_deviation,
 )
@@ -131,11 +131,11 @@ def test_windows_in_strips_are_all_windows(monkeypatch, size: tuple[int, int], s
     def attention(windows: torch.Tensor, last_row: bool, last_column: int) -> torch.Tensor:
         return attend(windows, bias, 0.3, shift, last_row, last_column)
 
-    torch.testing.assert_close(by_windows(x, 8, shift, attention), wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(map_windows(x, 8, shift, attention), wanted, atol=1e-5, rtol=1e-5)
     with torch.no_grad():
         for at_once in (1, 2 * 8 * size[1], 3 * 2 * 8 * size[1], 10**6):
             monkeypatch.setattr(style_swin, "VALUES_AT_ONCE", at_once * x.shape[-1])
-            torch.testing.assert_close(by_windows(x, 8, shift, attention), wanted, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(map_windows(x, 8, shift, attention), wanted, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -143,7 +143,7 @@ def test_tokens_come_back_to_their_places(monkeypatch):
     monkeypatch.setattr(style_swin, "VALUES_AT_ONCE", 1)
     x = rand(2, 24, 16, 3)
     for shift in (0, 2, 4):
-        assert torch.equal(by_windows(x, 8, shift, lambda windows, last_row, last_column: windows), x)
+        assert torch.equal(map_windows(x, 8, shift, lambda windows, last_row, last_column: windows), x)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (8, 8)])

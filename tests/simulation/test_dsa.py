@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from custom_nets.apps.simulate_run import main
-from custom_nets.data.angiography.reader import read_run
+from custom_nets.data.angiography.reader import read_angiography
 from custom_nets.geometry.cone_beam import CArm
 from custom_nets.simulation.acquisition import run_times, simulated_run, write_simulated_run
 from custom_nets.simulation.dsa import DSASettings, DSASimulator
@@ -288,7 +288,7 @@ def test_raw_run_shows_the_vessels_after_subtraction(relationship, bits):
     assert run.frames.dtype == (np.uint8 if bits == 8 else np.uint16) and run.frames.max() < 1 << bits
     assert run.mask_frames == (0,) and run.mapping.log == (relationship == "LIN")
     np.testing.assert_allclose(run.times_s, [0.5, 1.5, 2.5])
-    units, truth = run.to_unit([1, 2]), np.stack([simulator.vessels(t) for t in (1.5, 2.5)])
+    units, truth = run.normalize([1, 2]), np.stack([simulator.vessels(t) for t in (1.5, 2.5)])
     lit = truth > 0.1
     # dark vessels, in proportion to the iodine: the rest is rounding to the stored bits
     slope, offset = np.polyfit(truth.ravel(), units.ravel(), 1)
@@ -302,7 +302,7 @@ def test_subtracted_run_is_dark_on_bright():
     run = simulated_run(simulator, [0.5, 2.0, 3.5], bits=12)
     assert not run.mask_frames and not run.mapping.subtraction
     assert np.median(run.frames) / 4095 == pytest.approx(0.75, abs=0.02)
-    units, truth = run.to_unit([1])[0], simulator.vessels(2.0)
+    units, truth = run.normalize([1])[0], simulator.vessels(2.0)
     assert np.corrcoef(units.ravel(), truth.ravel())[0, 1] < -0.9
     np.testing.assert_allclose(run.geometry.primary_deg, [105, 150, 195])
 
@@ -336,7 +336,7 @@ def test_command_writes_dicom(kind, options, bits, tmp_path, capsys):
     main([str(path), *arguments])
     assert "run.dcm" in capsys.readouterr().out
     assert validator_errors(path) == []
-    run, header = read_run(path), pydicom.dcmread(path)
+    run, header = read_angiography(path), pydicom.dcmread(path)
     raw = kind == "fixed" and "--subtracted" not in options
     assert len(run) == 5 + raw and run.size == (64, 48) and header.BitsStored == {14: 16}.get(bits, bits)
     steps = [0.25] * raw + [0.25, 0.25, 1, 1]
@@ -354,7 +354,7 @@ def test_command_writes_dicom(kind, options, bits, tmp_path, capsys):
         DSASimulator(3, settings), times, raw=raw, bits=bits, relationship="LOG" if "LOG" in options else "LIN"
     )
     np.testing.assert_array_equal(run.frames, direct.frames)
-    np.testing.assert_allclose(run.to_unit(slice(None)), direct.to_unit(slice(None)), atol=1e-5)
+    np.testing.assert_allclose(run.normalize(slice(None)), direct.normalize(slice(None)), atol=1e-5)
     np.testing.assert_allclose(run.geometry.primary_deg, direct.geometry.primary_deg, atol=1e-5)
     np.testing.assert_allclose(run.geometry.pixel_spacing_mm, direct.geometry.pixel_spacing_mm, rtol=1e-6)
 
@@ -363,7 +363,7 @@ def test_command_writes_other_formats(tmp_path):
     arguments = ["--seed", "3", "--frames", "3", "--size", "48", "--photons", "inf"]
     for name in ("run.npz", "run.nii.gz", "pictures"):
         main([str(tmp_path / name), *arguments])
-    runs = [read_run(tmp_path / name) for name in ("run.npz", "run.nii.gz", "pictures")]
+    runs = [read_angiography(tmp_path / name) for name in ("run.npz", "run.nii.gz", "pictures")]
     for run in runs:
         np.testing.assert_array_equal(run.frames, runs[0].frames)
         np.testing.assert_allclose(run.times_s, [0, 0.25, 0.5, 0.75])

@@ -74,14 +74,14 @@ def test_trainings(runs, tmp_path, capsys):
 
 def test_the_picture_shows_the_points_that_were_recorded(runs):
     _, uri, ids = runs
-    a, b = (compare.read_run(client, run) for client, run in (compare.find_run(i, uri) for i in ids[:2]))
+    a, b = (compare.read_angiography(client, run) for client, run in (compare.find_run(i, uri) for i in ids[:2]))
     figure = compare.comparison_figure(a, b)
     assert [ax.get_title() for ax in figure.axes] == ["train_loss", "val_psnr_db"]
     for ax, name in zip(figure.axes, ("train_loss", "val_psnr_db"), strict=True):
         for line, run in zip(ax.lines, (a, b), strict=True):
             np.testing.assert_allclose(line.get_xydata(), run.curves[name])
 
-    a, b = (compare.read_run(client, run) for client, run in (compare.find_run(i, uri) for i in ids[2:]))
+    a, b = (compare.read_angiography(client, run) for client, run in (compare.find_run(i, uri) for i in ids[2:]))
     figure = compare.comparison_figure(a, b)
     assert [ax.get_title() for ax in figure.axes[:2]] == ["brain/psnr", "brain/ssim"]
     heights = [bar.get_height() for bar in figure.axes[0].patches]

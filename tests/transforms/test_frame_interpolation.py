@@ -11,7 +11,7 @@ from custom_nets.metrics.gaps import GapPSNR, linear_blend
 from custom_nets.transforms import FixedFrameGapd, LoadTrainingRund, RandFrameGapd, RandSimulatedGapd
 
 TIMES = np.array([0.0, 0.5, 0.7, 1.5, 2.0, 2.25, 3.0])
-AS_IT_IS = {"contrast": (1, 1), "ground": (0.75, 0.75)}
+AS_IT_IS = {"contrast": (1, 1), "background": (0.75, 0.75)}
 
 
 def ramp_run() -> dict:
@@ -26,7 +26,9 @@ def samples(transform, run, count=40):
 
 
 def test_times_and_frames_belong_together():
-    for item in samples(RandFrameGapd(crop_size=16, longest_gap=5, moments=2, context=0.6, **AS_IT_IS), ramp_run()):
+    for item in samples(
+        RandFrameGapd(crop_size=16, longest_gap=5, num_targets=2, context_prob=0.6, **AS_IT_IS), ramp_run()
+    ):
         start, end = (item[name].double() for name in ("frame0", "frame1"))
         seconds = (end - start).mean()
         # a ramp in time is its own linear blend: any mistake in times, order or crop would show
@@ -42,17 +44,19 @@ def test_times_and_frames_belong_together():
 
 
 def test_all_kinds_of_gaps_occur():
-    found = samples(RandFrameGapd(crop_size=16, longest_gap=5, moments=1, context=0.5, **AS_IT_IS), ramp_run(), 200)
+    found = samples(
+        RandFrameGapd(crop_size=16, longest_gap=5, num_targets=1, context_prob=0.5, **AS_IT_IS), ramp_run(), 200
+    )
     seconds = {round(float((s["frame1"] - s["frame0"]).mean()), 2) for s in found}
     assert len(seconds) > 8 and {(s["nearness"][0] > 0).item() for s in found} == {True, False}
-    fixed = RandFrameGapd(crop_size=16, shortest_gap=3, longest_gap=3, moments=2, context=0, **AS_IT_IS)
+    fixed = RandFrameGapd(crop_size=16, shortest_gap=3, longest_gap=3, num_targets=2, context_prob=0, **AS_IT_IS)
     for item in samples(fixed, ramp_run()):
         assert item["timesteps"][0] < item["timesteps"][1] and not item["nearness"].any()
 
 
 def test_small_frames_are_extended_and_short_runs_refused():
     run = ramp_run()
-    item = samples(RandFrameGapd(crop_size=64, longest_gap=3, moments=1), run, 1)[0]
+    item = samples(RandFrameGapd(crop_size=64, longest_gap=3, num_targets=1), run, 1)[0]
     assert item["frame0"].shape == (1, 64, 64)
     with pytest.raises(ValueError, match="3 frames or more"):
         RandFrameGapd(crop_size=16)({"frames": run["frames"][:2], "times_s": TIMES[:2], "image": "x"})
@@ -63,7 +67,7 @@ def test_small_frames_are_extended_and_short_runs_refused():
     [
         ({"crop_size": 20}, "multiple of 16"),
         ({"longest_gap": 1}, "shortest_gap <= longest_gap"),
-        ({"moments": 0}, "moments"),
+        ({"num_targets": 0}, "num_targets"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, words):
@@ -84,7 +88,7 @@ def flat_run(kind: str) -> dict:
 
 
 def test_truth_keeps_the_masks_noise_and_lacks_its_own():
-    transform = RandSimulatedGapd(crop_size=96, longest_gap=4, moments=1, context=1, noise=(0.01, 0.01))
+    transform = RandSimulatedGapd(crop_size=96, longest_gap=4, num_targets=1, context_prob=1, noise=(0.01, 0.01))
     ratios = []
     for item in samples(transform, flat_run("fixed"), 60):
         own = (item["frame1"] - item["frame0"]).std() / 2**0.5  # what the frames do not share
@@ -96,7 +100,7 @@ def test_truth_keeps_the_masks_noise_and_lacks_its_own():
 
 
 def test_frames_of_a_turning_run_share_no_noise():
-    for item in samples(RandSimulatedGapd(crop_size=96, longest_gap=4, moments=1), flat_run("rotational"), 10):
+    for item in samples(RandSimulatedGapd(crop_size=96, longest_gap=4, num_targets=1), flat_run("rotational"), 10):
         assert float(item["label"].std()) < 1e-6
 
 
@@ -107,7 +111,7 @@ def test_a_simulated_run_on_disk(tmp_path):
     assert run["frames"].shape == (5, 64, 64) and run["kind"] == "fixed" and run["darkest"] >= 0.05
     assert np.median(run["background"]) == pytest.approx(0, abs=1e-5)
     again = {**run, "number": 1}
-    fixed = FixedFrameGapd(crop_size=32, longest_gap=3, moments=1, seed=5)
+    fixed = FixedFrameGapd(crop_size=32, longest_gap=3, num_targets=1, seed=5)
     first, second, other = fixed(again), fixed(again), fixed({**again, "number": 2})
     assert torch.equal(first["label"], second["label"]) and not torch.equal(first["label"], other["label"])
 
@@ -130,3 +134,9 @@ def test_psnr_and_gain_have_known_values():
         m.update((label + 0.1, label, label + 0.01))
     assert metric.compute() == pytest.approx(20, abs=1e-3)
     assert gain.compute() == pytest.approx(20 - 40, abs=1e-2)
+
+
+def test_arguments_of_version_0_1_are_taken_with_a_warning() -> None:
+    with pytest.warns(FutureWarning, match="busy is now change_crop_prob"):
+        transform = RandSimulatedGapd(crop_size=32, busy=0.25)
+    assert transform.change_crop_prob == 0.25

@@ -10,7 +10,8 @@ import pytest
 import torch
 from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
 
-from custom_nets.transforms import LoadVolumed, SaveVolumed, check_writable, load_volume
+from custom_nets.transforms import LoadVolumed, SaveVolumed, load_volume
+from custom_nets.utils.files import check_writable
 from tests.conftest import random_affine
 
 SHAPE = (7, 9, 5)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from custom_nets.utils import default_device, processes
-from custom_nets.utils.processes import Meeting, share
+from custom_nets.utils.processes import StoreGroup, share
 
 
 @pytest.mark.parametrize("items, count", [(0, 3), (1, 2), (7, 3), (40, 2), (40, 64)])
@@ -30,7 +30,7 @@ def test_shares_are_balanced_by_size_not_by_number():
 
 
 def test_a_single_process_meets_itself():
-    assert Meeting().tell({"a": 1}) == [{"a": 1}]
+    assert StoreGroup().all_gather({"a": 1}) == [{"a": 1}]
 
 
 def test_processes_tell_each_other(monkeypatch):
@@ -43,9 +43,9 @@ def test_processes_tell_each_other(monkeypatch):
         members = []
         for rank in range(3):
             monkeypatch.setenv("RANK", str(rank))
-            members.append(Meeting())
+            members.append(StoreGroup())
         with ThreadPoolExecutor(3) as pool:
-            told = list(pool.map(lambda m, n: [m.tell(), m.tell([n, m.rank])], members, [meeting] * 3))
+            told = list(pool.map(lambda m, n: [m.all_gather(), m.all_gather([n, m.rank])], members, [meeting] * 3))
         assert told == [[[None] * 3, [[meeting, rank] for rank in range(3)]]] * 3
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .reader import find_runs, read_run
+from .reader import find_runs, read_angiography
 from .run import AngiographyRun, active_area, bounding_box, make_run
 from .views import Acquisition, default_volume
 from .writer import run_path, write_run
@@ -15,7 +15,7 @@ __all__ = [
     "default_volume",
     "find_runs",
     "make_run",
-    "read_run",
+    "read_angiography",
     "run_path",
     "write_run",
 ]

@@ -25,7 +25,7 @@ class RunGeometry:
         pixel_spacing_mm: (between rows, between columns), at the detector.
         primary_deg, secondary_deg: [T] positioner angles of each frame; positive: LAO, cranial.
         table_mm: [T, 3] vertical, longitudinal, lateral table position, relative to the first frame.
-        source_detector_mm, source_patient_mm: distances.
+        source_detector_mm, source_isocenter_mm: distances.
     """
 
     pixel_spacing_mm: tuple[float, float] | None = None
@@ -33,7 +33,7 @@ class RunGeometry:
     secondary_deg: NDArray[np.float64] | None = None
     table_mm: NDArray[np.float64] | None = None
     source_detector_mm: float | None = None
-    source_patient_mm: float | None = None
+    source_isocenter_mm: float | None = None
 
     def at(self, positions: NDArray[np.float64]) -> RunGeometry:
         """The geometry at frame positions (fractions between frames): linear in between, angles the shorter way."""

@@ -22,7 +22,7 @@ from custom_nets.data.angiography.xa_reader import read_xa, run_headers
 from custom_nets.data.cases import existing_path, from_json, unique_names
 from custom_nets.data.dicom.files import dicom_files, holds_dicom, is_dicom_file
 
-__all__ = ["find_runs", "read_run", "run_name"]
+__all__ = ["find_runs", "read_angiography", "run_name"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ _NUMPY = (".npz", ".npy")
 _WHAT = "an XA or XRF DICOM file, the folder of a DICOM series or of PNG/TIFF pictures, NIfTI, or NPZ"
 
 
-def read_run(
+def read_angiography(
     path: str | Path,
     times_s: Sequence[float] | NDArray | None = None,
     fps: float | None = None,
@@ -110,7 +110,7 @@ def find_runs(
     """List the runs that ``input`` names, without reading pixels.
 
     Args:
-        input: what :func:`read_run` takes; a folder of such files and folders; a list of them; or a ``.json``
+        input: what :func:`read_angiography` takes; a folder of such files and folders; a list of them; or a ``.json``
             datalist as in :func:`custom_nets.data.cases.find_cases`. In a folder every multi-frame DICOM file, every
             series of single-frame files, every NIfTI and NPZ file is a run, all pictures together are one.
         section: the list to take from a JSON dictionary with several.

@@ -110,7 +110,7 @@ class AngiographyRun:
             self._masks[number] = self.mapping.item_mask(self.frames, item, position)
         return self._masks[number]
 
-    def to_unit(self, index: int | slice | Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
+    def normalize(self, index: int | slice | Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
         """Frames in network units, [n, H, W] float32: dark vessels, the ground near 0.75, mostly within 0..1.
 
         Values are not clipped; a mask is subtracted where the mapping says so.
@@ -124,7 +124,7 @@ class AngiographyRun:
             units[k] = values * self.mapping.scale + self.mapping.offset
         return units
 
-    def from_unit(self, units: NDArray, positions: Sequence[float] | NDArray | float) -> NDArray:
+    def denormalize(self, units: NDArray, positions: Sequence[float] | NDArray | float) -> NDArray:
         """Network units to stored values: mask added back, rounded to the nearest value, clipped to the stored bits.
 
         Args:
@@ -205,7 +205,7 @@ class AngiographyRun:
 
         Args:
             times_s: [n] of the new frames, in any order, each within a gap of :meth:`gaps`.
-            frames: [n, H, W] stored values in the run's data type (see :meth:`from_unit`).
+            frames: [n, H, W] stored values in the run's data type (see :meth:`denormalize`).
 
         Raises:
             ValueError: a time outside the run, at a measured frame, beside a mask frame, or twice; wrong shape or

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from custom_nets.data.angiography.file_readers import SIDE_FILE, side_file
 from custom_nets.data.angiography.run import AngiographyRun
-from custom_nets.utils.files import check_writable, new_folder, part_path, plain, write_json
+from custom_nets.utils.files import check_writable, new_folder, part_path, to_jsonable, write_json
 
 __all__ = ["RUN_FORMATS", "check_format", "default_format", "run_path", "run_summary", "write_run"]
 
@@ -114,7 +114,7 @@ def write_run(
 
 def run_summary(run: AngiographyRun) -> dict[str, Any]:
     """Plain facts about a run: what ``frames.json`` holds. Frame numbers count from 1."""
-    return plain(
+    return to_jsonable(
         {
             "frames": len(run),
             "has_times": run.has_times,
@@ -189,7 +189,7 @@ def _shown(run: AngiographyRun, mark: bool) -> Iterator[NDArray[np.uint8]]:
     height, width = (n - n % 2 for n in run.size)
     side = max(4, height // 40)
     for index in range(len(run)):
-        picture = np.rint(np.clip(run.to_unit(index)[0, :height, :width], 0, 1) * 255).astype(np.uint8)
+        picture = np.rint(np.clip(run.normalize(index)[0, :height, :width], 0, 1) * 255).astype(np.uint8)
         if mark and run.synthetic[index]:
             picture[side : 2 * side, side : 2 * side] = 255
             picture[side + 1 : 2 * side - 1, side + 1 : 2 * side - 1] = 0

@@ -394,7 +394,7 @@ def _geometry(datasets: list[Any], count: int) -> tuple[RunGeometry, dict[str, s
             secondary_deg=secondary,
             table_mm=table_positions(datasets, count),
             source_detector_mm=number("DistanceSourceToDetector"),
-            source_patient_mm=number("DistanceSourceToPatient") or number("DistanceSourceToIsocenter"),
+            source_isocenter_mm=number("DistanceSourceToPatient") or number("DistanceSourceToIsocenter"),
         ),
         styles,
         notes,

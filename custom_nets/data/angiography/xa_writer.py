@@ -104,7 +104,7 @@ def new_xa_dataset(
         elements |= {"RescaleIntercept": "0", "RescaleSlope": "1", "RescaleType": "US"}
     for name, value in (
         ("DistanceSourceToDetector", geometry.source_detector_mm),
-        ("DistanceSourceToPatient", geometry.source_patient_mm),
+        ("DistanceSourceToPatient", geometry.source_isocenter_mm),
     ):
         elements[name] = None if value is None else decimal(value)
     if geometry.pixel_spacing_mm is not None:

@@ -2,7 +2,7 @@
 
 The parts sit around a MONAI ``SupervisedEvaluator`` (``bundles/most_dsa/configs/evaluate.json``):
 
-    LoadRund -> LeaveFramesOutd -> network between the kept frames -> AddFrameBaselinesd
+    LoadAngiographyd -> LeaveFramesOutd -> network between the kept frames -> AddFrameBaselinesd
     -> ScoreFramesd (custom_nets.evaluation.frames.scores) -> FrameReport (custom_nets.evaluation.frames.report)
 
 What every method makes goes the way that inference takes: network units, then the run's stored values, rounded. No
@@ -147,14 +147,14 @@ class LeaveOut:
         """
         mapping = self.run.mapping
         difference = mapping.scale * (mapping.forward(stored) - mapping.forward(self.run.frames[index]))
-        return self.run.to_unit(index)[0] + difference.astype(np.float32)
+        return self.run.normalize(index)[0] + difference.astype(np.float32)
 
     def stored(self, batches: Iterable[tuple[NDArray, NDArray]]) -> NDArray:
         """Made frames in units with their positions in ``kept``, batch by batch -> [M, H, W] stored values."""
         frames = np.empty((len(self.targets), *self.run.size), dtype=self.run.frames.dtype)
         done = 0
         for units, positions in batches:
-            frames[done : done + len(units)] = self.kept.from_unit(units, positions)
+            frames[done : done + len(units)] = self.kept.denormalize(units, positions)
             done += len(units)
         if done != len(frames):
             raise ValueError(f"{len(frames)} frames were to be made, got {done}.")
@@ -260,7 +260,7 @@ class AddFrameBaselinesd(Transform):
     @staticmethod
     def _made(left: LeaveOut, name: str) -> Iterable[tuple[NDArray, NDArray]]:
         for plan in left.plans:
-            frame0, frame1 = left.kept.to_unit([plan.gap.index, plan.gap.index + 1])
+            frame0, frame1 = left.kept.normalize([plan.gap.index, plan.gap.index + 1])
             frames = BASELINES[name](frame0, frame1, plan.timesteps)
             border = ~left.kept.active & (frame0 == frame1)
             frames[:, border] = frame0[border]

@@ -336,9 +336,9 @@ def _draw(folder: Path, output: Mapping[str, Any]) -> None:
     scores = [row for row in output["scores"] if (row["region"], row["metric"]) == ("active", "psnr")]
     frame_comparison_figure(
         folder / f"{stem}_frame.png",
-        run.to_unit(index)[0][box],
+        run.normalize(index)[0][box],
         {name: left.units_of(output[keys[name]][k], index)[box] for name in methods[1:] + methods[:1]},
-        [frame[box] for frame in run.to_unit(left.pairs[k])],
+        [frame[box] for frame in run.normalize(left.pairs[k])],
         {row["method"]: f"{row['value']:.2f} dB" for row in scores if row["frame"] == index + 1},
         f"{what}: frame {index + 1}, the one with the most change; PSNR in the active area",
     )

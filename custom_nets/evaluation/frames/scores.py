@@ -101,7 +101,7 @@ class ScoreFramesd(Transform):
         made = {name: d[key] for key, name in METHODS.items() if name in self.methods}
         which = {"case": d["case"], "missing": left.missing}
         ground, regions = self._survey(left)
-        course = _Course(left, made, ground, regions)
+        course = _FrameWalk(left, made, ground, regions)
         d["scores"] = []
         for place in range(len(left.sequence)):
             units = course.advance(place)
@@ -138,7 +138,7 @@ class ScoreFramesd(Transform):
         finder = td.VesselFinder(left.run.active, floor=self.opacity_floor)
         medians = []
         for index in left.sequence:
-            frame = left.run.to_unit(int(index))[0]
+            frame = left.run.normalize(int(index))[0]
             medians.append(float(np.median(frame[left.run.active])))
             finder.add(frame)
         return float(np.median(medians)), finder.regions()
@@ -159,7 +159,7 @@ class ScoreFramesd(Transform):
         ]  # fmt: skip
 
     def _of_frame(
-        self, course: _Course, k: int, units: Mapping[str, NDArray]
+        self, course: _FrameWalk, k: int, units: Mapping[str, NDArray]
     ) -> dict[str, dict[tuple[str, str], float]]:
         """Method -> (region, metric) -> score of made frame number k."""
         left, run, active = course.left, course.left.run, course.left.run.active
@@ -171,7 +171,7 @@ class ScoreFramesd(Transform):
 
         truth = seen(run.frames[left.targets[k]], "truth")
         opacity = np.where(active, td.opacity_weight(units["truth"], course.ground, self.opacity_floor), 0)
-        first, last = run.to_unit(left.pairs[k])
+        first, last = run.normalize(left.pairs[k])
         change = np.where(active, td.change_weight(first, last, self.opacity_floor), 0)
         found = {}
         for name, frames in course.made.items():
@@ -225,7 +225,7 @@ def _decibel(mse: float) -> float:
     return float(-10 * np.log10(mse)) if mse > 0 else float("inf")
 
 
-class _Course:
+class _FrameWalk:
     """Walks through the longer runs of all methods and of the truth at once, three frames in memory."""
 
     def __init__(self, left: LeaveOut, made: Mapping[str, NDArray], ground: float, regions: NDArray[np.int64]) -> None:
@@ -238,8 +238,8 @@ class _Course:
         names = ("truth", *made)
         self._curves: dict[str, list[NDArray]] = {name: [] for name in names}
         self._recent: dict[str, list[NDArray]] = {name: [] for name in names}
-        self._restless = dict.fromkeys(names, 0.0)
-        self._pumping = dict.fromkeys(names, 0.0)
+        self._flicker_sum = dict.fromkeys(names, 0.0)
+        self._brightness_sum = dict.fromkeys(names, 0.0)
         self._largest = -1.0
         self.most_change = 0
 
@@ -247,7 +247,7 @@ class _Course:
         """The frame at a place of the sequence in network units, name -> [H, W]."""
         run = self.left.run
         index = int(self.left.sequence[place])
-        truth = run.to_unit(index)[0]
+        truth = run.normalize(index)[0]
         units = dict.fromkeys(self._curves, truth)
         if (k := self.made_at.get(place)) is not None:
             units |= {name: self.left.units_of(frames[k], index) for name, frames in self.made.items()}
@@ -264,8 +264,8 @@ class _Course:
         moments = (float(self.times[place - 2]), float(self.times[place - 1]), float(self.times[place]))
         for name, (before, frame, after) in self._recent.items():
             deviation = td.deviation_in_time(before, frame, after, moments)[active]
-            self._restless[name] += float(np.abs(deviation).mean(dtype=np.float64))
-            self._pumping[name] += abs(float(deviation.mean(dtype=np.float64)))
+            self._flicker_sum[name] += float(np.abs(deviation).mean(dtype=np.float64))
+            self._brightness_sum[name] += abs(float(deviation.mean(dtype=np.float64)))
         before, _, after = self._recent["truth"]
         change = float(np.abs(after - before)[active].mean())
         if change > self._largest:
@@ -282,7 +282,7 @@ class _Course:
         def ratio(sums: dict[str, float]) -> float:
             return sums[name] / sums["truth"] if sums["truth"] > 0 else float("nan")
 
-        return {"flicker": ratio(self._restless), "brightness_flicker": ratio(self._pumping)}
+        return {"flicker": ratio(self._flicker_sum), "brightness_flicker": ratio(self._brightness_sum)}
 
 
 class MeanFrameScore(Metric):

@@ -143,7 +143,7 @@ def plant(volume: NDArray, lesions: Sequence[Lesion], voxel_mm: NDArray, amplitu
     return out
 
 
-class _Look:
+class _LesionProbe:
     """Where a lesion is looked for: the part of the volume, how far each voxel is filled, shell and reach."""
 
     def __init__(self, lesion: Lesion, white: NDArray[np.bool_], voxel_mm: NDArray, amplitude: float) -> None:
@@ -159,7 +159,7 @@ class _Look:
             self.shell &= own
         self.reach = (at <= REACH_MM) & (own | (at <= 0))
 
-    def seen(self, volume: NDArray) -> tuple[float, float]:
+    def measure(self, volume: NDArray) -> tuple[float, float]:
         """Contrast (in the volume's unit, positive where it is of the right sign) and volume (mm³)."""
         part = volume[self.where].astype(np.float64)
         differs = self.sign * (part - part[self.shell].mean())
@@ -190,8 +190,8 @@ def lesion_kept(
     """
     rows = []
     for lesion in lesions:
-        look = _Look(lesion, white, voxel_mm, amplitude)
-        (true_contrast, true_volume), (contrast, size) = look.seen(truth), look.seen(volume)
+        probe = _LesionProbe(lesion, white, voxel_mm, amplitude)
+        (true_contrast, true_volume), (contrast, size) = probe.measure(truth), probe.measure(volume)
         x, y, z = lesion.centre
         rows.append(
             {

@@ -10,7 +10,7 @@ import pytest
 
 from custom_nets.data.angiography import writer as run_output
 from custom_nets.data.angiography.file_readers import natural_key, picture_files
-from custom_nets.data.angiography.reader import find_runs, read_run, run_name
+from custom_nets.data.angiography.reader import find_runs, read_angiography, run_name
 from custom_nets.data.angiography.run import make_run
 from custom_nets.data.angiography.writer import default_format, run_path, run_summary, write_run
 from tests.tools.xa_writer import contrast_run, write_xa
@@ -48,14 +48,14 @@ def test_natural_order(tmp_path):
 @pytest.mark.parametrize("dtype, bits", [(np.uint8, 8), (np.uint16, 16)])
 def test_pictures(tmp_path, suffix, dtype, bits):
     frames = contrast_run(dtype=dtype, bits=bits)
-    run = read_run(write_pictures(tmp_path / "run", frames, suffix))
+    run = read_angiography(write_pictures(tmp_path / "run", frames, suffix))
     np.testing.assert_array_equal(run.frames, frames)
     assert run.frames.dtype == dtype and not run.has_times and run.origin.format == "png"
     np.testing.assert_array_equal(run.times_s, np.arange(6))
     assert "evenly spaced and counted" in run.origin.notes[0]
-    timed = read_run(tmp_path / "run", fps=4)
+    timed = read_angiography(tmp_path / "run", fps=4)
     assert timed.has_times and timed.times_s[1] == 0.25 and not timed.origin.notes
-    assert read_run(tmp_path / "run", times_s=TIMES).times_s[-1] == 2.25
+    assert read_angiography(tmp_path / "run", times_s=TIMES).times_s[-1] == 2.25
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -64,31 +64,31 @@ def test_three_equal_channels_are_grey(tmp_path, dtype):
     write_pictures(tmp_path, [np.dstack([frame] * 3) for frame in frames[:3]])
     opaque = np.full_like(frames[0], 255)
     write_pictures(tmp_path, [np.dstack([frame] * 3 + [opaque]) for frame in frames[3:]], first=11)
-    np.testing.assert_array_equal(read_run(tmp_path).frames, frames)
+    np.testing.assert_array_equal(read_angiography(tmp_path).frames, frames)
 
 
 def test_bad_pictures(tmp_path):
     frames = contrast_run(dtype=np.uint8, bits=8)
     coloured = [np.dstack([frame, frame, frame + 1]) for frame in frames]
     with pytest.raises(ValueError, match=r"8.png is a colour picture with different channels"):
-        read_run(write_pictures(tmp_path / "colour", coloured))
+        read_angiography(write_pictures(tmp_path / "colour", coloured))
     with pytest.raises(ValueError, match=r"9.png is 39 x 48 uint8, 8.png is 40 x 48 uint8"):
-        read_run(write_pictures(tmp_path / "sizes", [frames[0], frames[1][1:]]))
+        read_angiography(write_pictures(tmp_path / "sizes", [frames[0], frames[1][1:]]))
     with pytest.raises(ValueError, match=r"9.png is 40 x 48 uint16, 8.png is 40 x 48 uint8"):
-        read_run(write_pictures(tmp_path / "depths", [frames[0], frames[1].astype(np.uint16)]))
+        read_angiography(write_pictures(tmp_path / "depths", [frames[0], frames[1].astype(np.uint16)]))
     with pytest.raises(ValueError, match="at least 2"):
-        read_run(write_pictures(tmp_path / "one", frames[:1]))
+        read_angiography(write_pictures(tmp_path / "one", frames[:1]))
     with pytest.raises(ValueError, match="single picture: give the folder"):
-        read_run(tmp_path / "one" / "8.png")
+        read_angiography(tmp_path / "one" / "8.png")
     (tmp_path / "one" / "9.png").write_bytes(b"\x89PNG and no more")
     with pytest.raises(ValueError, match="9.png is damaged or no picture"):
-        read_run(tmp_path / "one")
+        read_angiography(tmp_path / "one")
 
 
 def test_tiff_with_pages(tmp_path):
     frames = contrast_run(bits=16)
     assert cv2.imwritemulti(str(tmp_path / "run.tif"), list(frames))
-    np.testing.assert_array_equal(read_run(tmp_path / "run.tif").frames, frames)
+    np.testing.assert_array_equal(read_angiography(tmp_path / "run.tif").frames, frames)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.float32])
@@ -96,7 +96,7 @@ def test_tiff_with_pages(tmp_path):
 def test_arrays_round_trip(tmp_path, format, dtype):
     run = longer_run(contrast_run(bits=8).astype(dtype), mask_frames=[0])
     written = write_run(run, run_path(tmp_path, "run", format), format)
-    again = read_run(written)
+    again = read_angiography(written)
     np.testing.assert_array_equal(again.frames, run.frames)
     np.testing.assert_array_equal(again.synthetic, run.synthetic)
     np.testing.assert_allclose(again.times_s, run.times_s)
@@ -109,12 +109,12 @@ def test_pictures_round_trip(tmp_path, dtype):
     run = longer_run(contrast_run(dtype=dtype, bits=8))
     folder = write_run(run, tmp_path / "run_1.5", "png")
     assert [p.name for p in picture_files(folder)][:2] == ["frame_0001.png", "frame_0002.png"]
-    again = read_run(folder)
+    again = read_angiography(folder)
     np.testing.assert_array_equal(again.frames, run.frames)
     np.testing.assert_array_equal(again.synthetic, run.synthetic)
     np.testing.assert_allclose(again.times_s, run.times_s)
     shorter = again.select([0, 1, 2])
-    assert len(read_run(write_run(shorter, folder))) == 3, "an older result is replaced as a whole"
+    assert len(read_angiography(write_run(shorter, folder))) == 3, "an older result is replaced as a whole"
     assert [p.name for p in tmp_path.iterdir()] == ["run_1.5"]
 
 
@@ -128,7 +128,7 @@ def test_a_foreign_folder_is_not_replaced(tmp_path):
 def test_frames_without_times_stay_so(tmp_path):
     run = longer_run(times=None)
     for format in ("npz", "nifti", "png"):
-        again = read_run(write_run(run, run_path(tmp_path, "run", format), format))
+        again = read_angiography(write_run(run, run_path(tmp_path, "run", format), format))
         assert not again.has_times
         np.testing.assert_array_equal(again.synthetic, run.synthetic)
 
@@ -163,61 +163,61 @@ def test_nifti_headers(tmp_path, save_nifti):
     frames = contrast_run()
     array = frames.transpose(2, 1, 0)
     flat = save_nifti(array, name="flat.nii.gz")
-    assert not read_run(flat).has_times, "the third pixdim is a distance"
-    np.testing.assert_array_equal(read_run(flat).frames, frames)
-    assert not read_run(save_nifti(array[:, :, None], name="no_unit.nii.gz")).has_times
+    assert not read_angiography(flat).has_times, "the third pixdim is a distance"
+    np.testing.assert_array_equal(read_angiography(flat).frames, frames)
+    assert not read_angiography(save_nifti(array[:, :, None], name="no_unit.nii.gz")).has_times
     image = nib.Nifti1Image(array[:, :, None], np.diag([0.3, 0.3, 1, 1]))
     image.header.set_xyzt_units("mm", "msec")
     image.header["pixdim"][4] = 133.0
     nib.save(image, tmp_path / "timed.nii")
-    run = read_run(tmp_path / "timed.nii")
+    run = read_angiography(tmp_path / "timed.nii")
     np.testing.assert_allclose(run.times_s, np.arange(6) * 0.133, rtol=1e-6)
     assert run.geometry.pixel_spacing_mm == pytest.approx((0.3, 0.3))
     with pytest.raises(ValueError, match=r"shape \(48, 40, 2, 3\): \[x, y, frame\]"):
-        read_run(save_nifti(array.reshape(48, 40, 2, 3), name="volume.nii.gz"))
+        read_angiography(save_nifti(array.reshape(48, 40, 2, 3), name="volume.nii.gz"))
     (tmp_path / "bad.nii").write_bytes(b"no image")
     with pytest.raises(ValueError, match="bad.nii cannot be read"):
-        read_run(tmp_path / "bad.nii")
+        read_angiography(tmp_path / "bad.nii")
 
 
 def test_numpy_files(tmp_path):
     frames = contrast_run()
     np.save(tmp_path / "plain.npy", frames)
-    assert not read_run(tmp_path / "plain.npy").has_times
+    assert not read_angiography(tmp_path / "plain.npy").has_times
     np.savez(tmp_path / "wide.npz", frames=frames.astype(np.int64), times_s=TIMES)
-    assert read_run(tmp_path / "wide.npz").frames.dtype == np.uint16
+    assert read_angiography(tmp_path / "wide.npz").frames.dtype == np.uint16
     np.savez(tmp_path / "other.npz", pictures=frames)
     with pytest.raises(ValueError, match=r"arrays \['pictures'\]: 'frames'"):
-        read_run(tmp_path / "other.npz")
+        read_angiography(tmp_path / "other.npz")
     np.savez(tmp_path / "times.npz", frames=frames, times_s=TIMES[:3])
     with pytest.raises(ValueError, match="6 frames need 6 times, got 3"):
-        read_run(tmp_path / "times.npz")
+        read_angiography(tmp_path / "times.npz")
     np.savez(tmp_path / "nan.npz", frames=np.where(frames > 2000, np.nan, frames), times_s=TIMES)
     with pytest.raises(ValueError, match="NaN or infinite values"):
-        read_run(tmp_path / "nan.npz")
+        read_angiography(tmp_path / "nan.npz")
     np.savez(tmp_path / "big.npz", frames=frames.astype(np.int64) * 1000)
     with pytest.raises(ValueError, match="which 16 bits cannot"):
-        read_run(tmp_path / "big.npz")
+        read_angiography(tmp_path / "big.npz")
     (tmp_path / "bad.npz").write_bytes(b"PK no zip")
     with pytest.raises(ValueError, match="cannot be read as a NumPy file"):
-        read_run(tmp_path / "bad.npz")
+        read_angiography(tmp_path / "bad.npz")
 
 
 def test_a_broken_list_of_frames_is_not_passed_over(tmp_path):
     write_run(longer_run(), tmp_path / "run", "png")
     (tmp_path / "run" / "frames.json").write_text("{}")
     with pytest.raises(ValueError, match="frames.json is no list of frames"):
-        read_run(tmp_path / "run")
+        read_angiography(tmp_path / "run")
 
 
 def test_unknown_things(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        read_run(tmp_path / "nothing")
+        read_angiography(tmp_path / "nothing")
     with pytest.raises(ValueError, match="holds no run itself: give an XA"):
-        read_run(tmp_path)
+        read_angiography(tmp_path)
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(ValueError, match="notes.txt is no run that can be read"):
-        read_run(tmp_path / "notes.txt")
+        read_angiography(tmp_path / "notes.txt")
 
 
 def test_summary(tmp_path):
@@ -233,8 +233,8 @@ def test_summary(tmp_path):
 def test_format_that_came_in(tmp_path):
     assert default_format(longer_run()) == "npz"
     path = write_xa(tmp_path / "run.dcm", contrast_run())
-    assert default_format(read_run(path)) == "dicom"
-    assert default_format(read_run(write_pictures(tmp_path / "p", contrast_run()))) == "png"
+    assert default_format(read_angiography(path)) == "dicom"
+    assert default_format(read_angiography(write_pictures(tmp_path / "p", contrast_run()))) == "png"
     with pytest.raises(ValueError, match="output format must be one of"):
         run_path(tmp_path, "run", "jpg")
 
@@ -283,7 +283,7 @@ def test_find_runs(tmp_path):
         "1.2.840.5", f"{tmp_path.name}_left", "pictures", "stack", "study_left"
     ]  # fmt: skip
     for case in cases:
-        assert len(read_run(case["image"])) in (6, 8)
+        assert len(read_angiography(case["image"])) in (6, 8)
     assert len(find_runs(tmp_path)) == 7
     assert find_runs(tmp_path / "left.dcm") == [{"image": str(tmp_path / "left.dcm"), "case": "left"}]
     several = find_runs([tmp_path / "left.dcm", tmp_path / "pictures"])
@@ -306,15 +306,15 @@ def test_times_in_an_npz_go_before_a_list_beside_it(tmp_path):
     frames = np.random.default_rng(0).integers(0, 255, (4, 8, 9)).astype(np.uint8)
     np.savez(tmp_path / "run.npz", frames=frames, times_s=[0.0, 0.1, 0.2, 0.3])
     (tmp_path / "run.frames.json").write_text('{"times_s": [0, 1, 2, 3], "synthetic": [false, false, false, false]}')
-    assert read_run(tmp_path / "run.npz").times_s.tolist() == [0.0, 0.1, 0.2, 0.3]
+    assert read_angiography(tmp_path / "run.npz").times_s.tolist() == [0.0, 0.1, 0.2, 0.3]
 
 
 def test_a_nifti_header_says_nothing_about_uneven_times(tmp_path):
     frames = np.random.default_rng(0).integers(0, 255, (4, 8, 9)).astype(np.uint8)
     path = write_run(make_run(frames, [0.0, 0.25, 0.5, 2.5]), tmp_path / "run.nii.gz", "nifti")
-    assert read_run(path).times_s.tolist() == [0.0, 0.25, 0.5, 2.5]
+    assert read_angiography(path).times_s.tolist() == [0.0, 0.25, 0.5, 2.5]
     (tmp_path / "run.frames.json").unlink()
-    assert not read_run(path).has_times
+    assert not read_angiography(path).has_times
     even = write_run(make_run(frames, [0.0, 0.25, 0.5, 0.75]), tmp_path / "even.nii.gz", "nifti")
     (tmp_path / "even.frames.json").unlink()
-    assert read_run(even).times_s.tolist() == pytest.approx([0.0, 0.25, 0.5, 0.75])
+    assert read_angiography(even).times_s.tolist() == pytest.approx([0.0, 0.25, 0.5, 0.75])

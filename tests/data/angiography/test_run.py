@@ -60,15 +60,15 @@ def test_grey_values_come_back(dtype, bits, log, mask):
     frames = contrast_run(dtype=dtype, bits=bits)
     run = run_of(frames, subtraction=items, log=log, origin=RunOrigin(meta={"bits_stored": bits}))
 
-    units = run.to_unit(slice(None))
+    units = run.normalize(slice(None))
 
     assert units.dtype == np.float32 and units.shape == frames.shape
-    np.testing.assert_array_equal(run.from_unit(units, np.arange(6)), frames)
+    np.testing.assert_array_equal(run.denormalize(units, np.arange(6)), frames)
 
 
 def test_subtracted_frames_are_dark_on_a_ground_at_three_quarters():
     run = run_of(subtraction=[MaskSubtraction(mask_frames=(0, 1))], log=True)
-    units = run.to_unit([4, 5])
+    units = run.normalize([4, 5])
     assert abs(np.median(units) - 0.75) < 0.03
     assert units[1][:, 27:31].mean() < 0.4, "the vessel is dark"
     assert -0.05 < units.min() and units.max() < 1.05
@@ -76,7 +76,7 @@ def test_subtracted_frames_are_dark_on_a_ground_at_three_quarters():
 
 def test_the_logarithm_makes_the_vessel_independent_of_what_lies_behind():
     run = run_of(contrast_run(bits=16), subtraction=[MaskSubtraction(mask_frames=(0, 1))], log=True)
-    vessel = run.to_unit(5)[0][:, 29]
+    vessel = run.normalize(5)[0][:, 29]
     assert np.ptp(vessel) < 0.1, "the ground behind it varies by 20 %"
 
 
@@ -87,18 +87,18 @@ def test_bright_vessels_become_dark(inverted):
     bright = (65535 - flat).astype(np.uint16)
     run, same = run_of(bright, inverted=inverted), run_of(flat)
     assert run.mapping.scale < 0 < same.mapping.scale
-    np.testing.assert_allclose(run.to_unit(slice(None)), same.to_unit(slice(None)), atol=1e-4)
-    np.testing.assert_array_equal(run.from_unit(run.to_unit(slice(None)), np.arange(6)), bright)
+    np.testing.assert_allclose(run.normalize(slice(None)), same.normalize(slice(None)), atol=1e-4)
+    np.testing.assert_array_equal(run.denormalize(run.normalize(slice(None)), np.arange(6)), bright)
 
 
 def test_eight_bit_frames_as_published_networks_expect_them():
     frames = contrast_run(dtype=np.uint8, bits=8)
-    np.testing.assert_allclose(run_of(frames).to_unit(2)[0], frames[2] / 255, atol=1e-6)
+    np.testing.assert_allclose(run_of(frames).normalize(2)[0], frames[2] / 255, atol=1e-6)
 
 
 def test_window():
     run = run_of(intensity="window", window=(1000.0, 3000.0))
-    np.testing.assert_allclose(run.to_unit(3)[0], (run.frames[3] - 1000.0) / 2000, atol=1e-6)
+    np.testing.assert_allclose(run.normalize(3)[0], (run.frames[3] - 1000.0) / 2000, atol=1e-6)
     with pytest.raises(ValueError, match="needs a window"):
         run_of(intensity="window")
     with pytest.raises(ValueError, match="'percentile'.*got 'best'"):
@@ -110,18 +110,18 @@ def test_window():
 def test_rounded_and_clipped_to_the_stored_bits():
     run = run_of(intensity="full", origin=RunOrigin(meta={"bits_stored": 12}))
     units = np.stack([np.full(run.size, v) for v in (-1.0, 1000.6 / 65535, 1000.4 / 65535, 2.0)])
-    made = run.from_unit(units, 2.5)
+    made = run.denormalize(units, 2.5)
     assert [int(frame[0, 0]) for frame in made] == [0, 1001, 1000, 4095]
     with pytest.raises(ValueError, match="NaN or infinite"):
-        run.from_unit(np.full((1, *run.size), np.nan), 2.5)
+        run.denormalize(np.full((1, *run.size), np.nan), 2.5)
     with pytest.raises(ValueError, match="do not belong"):
-        run.from_unit(np.zeros((1, 3, 3)), 2.5)
+        run.denormalize(np.zeros((1, 3, 3)), 2.5)
 
 
 def test_mask_of_the_frame_before_between_frames():
     """TID: halfway between two frames, the mask is halfway between theirs."""
     run = run_of(subtraction=[MaskSubtraction("TID", tid_offset=1)])
-    middle = run.from_unit(np.full((1, *run.size), run.mapping.offset), 3.5)[0]
+    middle = run.denormalize(np.full((1, *run.size), run.mapping.offset), 3.5)[0]
     np.testing.assert_allclose(middle, (run.frames[2] / 2.0 + run.frames[3] / 2.0), atol=0.51)
 
 
@@ -156,7 +156,7 @@ def test_insertion():
     np.testing.assert_array_equal(longer.frames[[5, 3]], made)
     np.testing.assert_allclose(longer.geometry.primary_deg, [-30, -20, -10, -5, 0, 5, 10, 20])
     assert longer.mask_frames == (0, 1)
-    np.testing.assert_array_equal(longer.to_unit([4]), run.to_unit([3]))
+    np.testing.assert_array_equal(longer.normalize([4]), run.normalize([3]))
     assert [gap.index for gap in longer.gaps()] == [6], "made frames are no ground for others"
 
 
@@ -188,7 +188,7 @@ def test_selection():
     np.testing.assert_array_equal(fewer.source_index, [1, 3, 5])
     assert fewer.mask_frames == (0,) and fewer.mapping.subtraction[0].mask_frames == (0,)
     np.testing.assert_allclose(fewer.geometry.primary_deg, TIMES[[1, 3, 5]] * 4)
-    np.testing.assert_array_equal(fewer.to_unit(1), run.to_unit(3))
+    np.testing.assert_array_equal(fewer.normalize(1), run.normalize(3))
     with pytest.raises(ValueError, match=r"mask frames \[2\] must be kept"):
         run.select([0, 2, 4])
 
@@ -197,7 +197,7 @@ def test_frame_offset_masks_are_renumbered_or_left_out():
     run = run_of(subtraction=[MaskSubtraction("TID", tid_offset=1)])
     evenly = run.with_inserted((TIMES[:-1] + TIMES[1:]) / 2, run.frames[:5])
     assert evenly.mapping.subtraction[0].tid_offset == 2
-    np.testing.assert_array_equal(evenly.to_unit(4), run.to_unit(2))
+    np.testing.assert_array_equal(evenly.normalize(4), run.normalize(2))
     once = run.with_inserted([0.6], run.frames[:1])
     assert once.mapping.subtraction == () and "subtraction was left out" in once.origin.notes[-1]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from custom_nets.data.angiography.parts import RunGeometry, wrap_degrees
-from custom_nets.data.angiography.reader import read_run
+from custom_nets.data.angiography.reader import read_angiography
 from custom_nets.data.angiography.run import make_run
 from custom_nets.data.angiography.writer import write_run
 from tests.tools.xa_writer import contrast_run, write_enhanced_xa, write_xa
@@ -37,31 +37,31 @@ def test_stamps_of_made_frames_keep_zone_and_their_own_clock(tmp_path):
         FrameReferenceDateTime=["20200102101600+0100", "20200102101601+0100", "20200102101602+0100"],
         FrameAcquisitionDateTime=["20200102101559.5-0230", "20200102101600.7-0230", "20200102101601.5-0230"],
     )
-    written = write_run(read_run(path).with_inserted([0.25, 1.5], contrast_run(2)), tmp_path / "out.dcm")
+    written = write_run(read_angiography(path).with_inserted([0.25, 1.5], contrast_run(2)), tmp_path / "out.dcm")
     assert stamps_of(written, STAMPS[0]) == [
         "20200102101600+0100", "20200102101600.250000+0100", "20200102101601+0100", "20200102101601.500000+0100",
         "20200102101602+0100",
     ]  # fmt: skip
     assert stamps_of(written, STAMPS[1])[1::2] == ["20200102101559.800000-0230", "20200102101601.100000-0230"]
-    np.testing.assert_allclose(read_run(written).times_s, [0, 0.25, 1, 1.5, 2])
+    np.testing.assert_allclose(read_angiography(written).times_s, [0, 0.25, 1, 1.5, 2])
 
 
 def test_a_stamp_that_is_none_is_refused(tmp_path):
     path = write_enhanced_xa(tmp_path / "run.dcm", contrast_run(3), [0, 1, 2])
     restamped(path, FrameAcquisitionDateTime=["20200102101600", "20201302101601", "20200102101602"])
     with pytest.raises(ValueError, match="FrameAcquisitionDateTime '20201302101601' is no date and time"):
-        write_run(read_run(path).with_inserted([0.5], contrast_run(1)), tmp_path / "out.dcm")
+        write_run(read_angiography(path).with_inserted([0.5], contrast_run(1)), tmp_path / "out.dcm")
 
 
 def test_given_times_replace_the_stamps_of_all_frames(tmp_path):
     path = write_enhanced_xa(tmp_path / "run.dcm", contrast_run(3), [0, 1, 2])
     restamped(path, FrameReferenceDateTime=[f"2020010210160{k}+0100" for k in range(3)])
-    written = write_run(read_run(path, fps=4).with_inserted([0.125], contrast_run(1)), tmp_path / "out.dcm")
+    written = write_run(read_angiography(path, fps=4).with_inserted([0.125], contrast_run(1)), tmp_path / "out.dcm")
     assert stamps_of(written, STAMPS[0]) == [
         f"20200102101600.{n:06d}+0100" for n in (0, 125000, 250000, 500000)
     ]  # fmt: skip
     assert stamps_of(written, STAMPS[1])[-1] == "20200102101600.500000"
-    np.testing.assert_allclose(read_run(written).times_s, [0, 0.125, 0.25, 0.5])
+    np.testing.assert_allclose(read_angiography(written).times_s, [0, 0.125, 0.25, 0.5])
 
 
 def write_singles(folder, columns, numbers=None, **tags):
@@ -97,7 +97,7 @@ TWO_DAYS = ["20200102", "20200102", "20200103", "20200103"]
 )
 @pytest.mark.parametrize("numbers", [None, [None] * 4])
 def test_a_series_across_midnight(tmp_path, columns, source, numbers):
-    run = read_run(write_singles(tmp_path, columns, numbers))
+    run = read_angiography(write_singles(tmp_path, columns, numbers))
     np.testing.assert_array_equal(run.frames, contrast_run(4))
     np.testing.assert_allclose(run.times_s, [0, 0.5, 1, 1.5], atol=1e-6)
     assert run.origin.meta["time_source"] == source
@@ -106,11 +106,13 @@ def test_a_series_across_midnight(tmp_path, columns, source, numbers):
 def test_times_against_numbers_are_refused(tmp_path):
     times = ["101600", "101601", "101602", "101603"]
     with pytest.raises(ValueError, match="AcquisitionTime and InstanceNumber contradict.*frame 2 by time has.* 3, by"):
-        read_run(write_singles(tmp_path, {"AcquisitionTime": times}, [1, 3, 2, 4]))
+        read_angiography(write_singles(tmp_path, {"AcquisitionTime": times}, [1, 3, 2, 4]))
 
 
 def test_trigger_times_start_anew_with_each_heartbeat(tmp_path):
-    run = read_run(write_singles(tmp_path, {"TriggerTime": ["100", "600", "90", "590"]}, ContentTime=None, CineRate=2))
+    run = read_angiography(
+        write_singles(tmp_path, {"TriggerTime": ["100", "600", "90", "590"]}, ContentTime=None, CineRate=2)
+    )
     np.testing.assert_array_equal(run.frames, contrast_run(4))
     np.testing.assert_allclose(run.times_s, [0, 0.5, 1, 1.5])
 
@@ -127,12 +129,15 @@ def test_trigger_times_start_anew_with_each_heartbeat(tmp_path):
 )
 def test_two_projections_in_one_series_are_refused(tmp_path, columns, message):
     with pytest.raises(ValueError, match=message):
-        read_run(write_singles(tmp_path, columns, ContentTime=None, CineRate=2))
+        read_angiography(write_singles(tmp_path, columns, ContentTime=None, CineRate=2))
 
 
 def test_an_acquisition_number_that_counts_frames_is_one_run(tmp_path):
     assert (
-        len(read_run(write_singles(tmp_path, {"AcquisitionNumber": [1, 2, 3, 4]}, ContentTime=None, CineRate=2))) == 4
+        len(
+            read_angiography(write_singles(tmp_path, {"AcquisitionNumber": [1, 2, 3, 4]}, ContentTime=None, CineRate=2))
+        )
+        == 4
     )
 
 
@@ -167,8 +172,8 @@ def test_a_rotation_across_180_degrees(tmp_path, enhanced):
             tmp_path / "run.dcm", contrast_run(4), 12, 1000.0, PositionerMotion="DYNAMIC", PositionerPrimaryAngle="172",
             PositionerPrimaryAngleIncrement=["0", "4", "4", "4"],
         )  # fmt: skip
-    written = write_run(read_run(path).with_inserted([2.5], contrast_run(1)), tmp_path / "out.dcm")
-    again = read_run(written)
+    written = write_run(read_angiography(path).with_inserted([2.5], contrast_run(1)), tmp_path / "out.dcm")
+    again = read_angiography(written)
     np.testing.assert_allclose(wrap_degrees(again.geometry.primary_deg), [172, 176, 180, -178, -176])
     assert not any(gap.warnings for gap in again.gaps())
     if not enhanced:
@@ -186,7 +191,7 @@ def test_overlays_and_vectors_follow_the_frames(tmp_path):
         if frame:
             dataset.add_new((group, 0x0051), "US", frame)
     dataset.save_as(path)
-    run = read_run(path)
+    run = read_angiography(path)
 
     same = pydicom.dcmread(write_run(run, tmp_path / "same.dcm"))
     assert list(same.FrameLabelVector) == list("abcd") and same[0x6000, 0x0051].value == 3

@@ -171,9 +171,9 @@ def test_errors_in_units_are_the_same_with_a_mask_that_is_subtracted():
     left = fe.leave_frames_out(run, 1)
     item = fe.AddFrameBaselinesd()({"case": "a", "missing": 1, "image": left, "pred": run.frames[left.targets]})
     k, index = 1, int(left.targets[1])
-    first, last = run.to_unit(left.pairs[k])
+    first, last = run.normalize(left.pairs[k])
     np.testing.assert_allclose(left.units_of(item["blend"][k], index), (first + last) / 2, atol=2e-3)
-    np.testing.assert_allclose(left.units_of(item["pred"][k], index), run.to_unit(index)[0], atol=1e-6)
+    np.testing.assert_allclose(left.units_of(item["pred"][k], index), run.normalize(index)[0], atol=1e-6)
 
 
 def test_bad_arguments():
