@@ -1,0 +1,37 @@
+"""When the contrast agent arrives: one definition for truth, reconstruction and metric."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["half_rise_time"]
+
+
+def half_rise_time(curves: NDArray, times_s: ArrayLike) -> NDArray[np.float64]:
+    """First time at which each curve reaches half of its maximum, linear between samples.
+
+    Args:
+        curves: [T, ...] one curve per place, over time.
+        times_s: [T] strictly increasing.
+
+    Returns:
+        [...] seconds; NaN where a curve never gets above zero. A curve that starts at half of its maximum or above has
+        arrived at the first time or before: it gets the first time.
+
+    Raises:
+        ValueError: times and curves differ in length.
+    """
+    times = np.asarray(times_s, dtype=np.float64)
+    if times.ndim != 1 or len(times) != len(curves):
+        raise ValueError(f"{len(curves)} samples need as many times, got {times.shape}.")
+    flat = curves.reshape(len(curves), -1)  # [T, P]
+    half = 0.5 * flat.max(0)
+    after = (flat >= half).argmax(0)  # [P] the first sample at half or above
+    before = np.maximum(after - 1, 0)
+    place = np.arange(flat.shape[1])
+    low, high = flat[before, place].astype(np.float64), flat[after, place].astype(np.float64)
+    rise = np.where(high > low, high - low, 1)
+    share = np.clip(np.where(after > 0, (half - low) / rise, 0), 0, 1)
+    found = times[before] + share * (times[after] - times[before])
+    return np.where(half > 0, found, np.nan).reshape(curves.shape[1:])
