@@ -351,7 +351,7 @@ def _sac(position: Array, radius: float, tree: VesselTree, node: int, smear_s: f
 
 
 def _aneurysm(rng: np.random.Generator, tree: VesselTree) -> VesselTree:
-    """A sac of 2 to 5 mm radius on a large vessel, which takes in a tenth of its flow: it fills late and empties late."""
+    """A sac of 2 to 5 mm radius on a large vessel; it takes in a tenth of the flow, so it fills and empties late."""
     node = _place_on(rng, tree, 0.8, 0.95)
     radius = rng.uniform(2, 5)
     side = rng.normal(size=3)
