@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import os
 import re
 from collections.abc import Iterable
 from pydoc import locate
@@ -13,6 +14,7 @@ from typing import Any, NoReturn
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 
+from custom_nets.bundle.as_typed import is_path_or_name, keep_as_typed
 from custom_nets.bundle.workflow import command_line_files, running_workflow
 from custom_nets.utils.errors import show_clear_errors
 
@@ -31,7 +33,10 @@ def check_config() -> None:
     - an argument that a component does not take,
     - the strings "true", "false" and "none" where True, False and None were meant,
     - a word where the config has a number,
-    - tracking settings that track nothing: those of a training given to an evaluation, or the other way round.
+    - tracking settings that track nothing: those of a training given to an evaluation, or the other way round,
+    - an option that names a path and has no value.
+
+    Paths and names get the value that was typed (see :mod:`custom_nets.bundle.as_typed`).
 
     It serves the command line and ``ConfigWorkflow(...)`` alike. Configs that are parsed without a workflow
     (``monai.bundle.load``, ``verify_net_in_out``, MONAI Label) are left alone.
@@ -43,6 +48,7 @@ def check_config() -> None:
     workflow = running_workflow()
     if workflow is None:
         return
+    keep_as_typed(workflow.parser)
     merged = {key: value for key, value in workflow.parser.get().items() if key != "_meta_"}
     known = _known_config(workflow, merged)
     referred = _referred_ids(merged)
@@ -178,6 +184,8 @@ def _check_values(given: Any, known: Any, prefix: str) -> None:
             continue
         expected = dict(_items(known)).get(key)
         name = f"{prefix}{key}"
+        if is_path_or_name(name) and (expected is not None or os.path.lexists(str(value))):
+            continue  # anything may be a name
         if isinstance(value, str) and value != expected:
             if value.strip().lower() in _PYTHON_WORDS:
                 word = _PYTHON_WORDS[value.strip().lower()]

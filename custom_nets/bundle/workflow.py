@@ -10,6 +10,8 @@ from typing import Any
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.utils import ensure_tuple
 
+from custom_nets.bundle.as_typed import text_of
+
 __all__ = [
     "command_line_files",
     "frames",
@@ -92,7 +94,14 @@ def network_arguments(network_id: str = "network_def") -> dict[str, Any]:
 def merged_config() -> dict[str, Any]:
     """The whole config of the running bundle as it was started, files and overrides merged."""
     parser = _parser()
-    return {} if parser is None else parser.get()
+    return {} if parser is None else _readable(parser.get())
+
+
+def _readable(value: Any) -> Any:
+    """The config with names as they were typed."""
+    if isinstance(value, dict):
+        return {key: _readable(item) for key, item in value.items()}
+    return [_readable(item) for item in value] if isinstance(value, list) else text_of(value)
 
 
 def plain_settings(max_length: int = 500) -> dict[str, str]:
@@ -111,7 +120,7 @@ def plain_settings(max_length: int = 500) -> dict[str, str]:
             for index, item in enumerate(value):
                 walk(f"{prefix}::{index}", item)
         elif len(str(value)) <= max_length:
-            settings[prefix] = str(value)
+            settings[prefix] = str(text_of(value))
 
     wiring = {"_meta_", "imports", "initialize", "run", "finalize", "trainer", "validator", "evaluator"}
     if parser is not None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from custom_nets.bundle.as_typed import as_text
 from custom_nets.engines.cases import CasesFailed
 from custom_nets.utils import root_cause
 
@@ -162,14 +163,14 @@ def run_inference(
         meta_file=str(bundle.root / "configs" / "metadata.json"),
         logging_file=False,
         workflow_type="inference",
-        bundle_root=str(bundle.root),
-        input=str(image),
-        output_dir=str(output_dir),
+        bundle_root=as_text(str(bundle.root)),
+        input=as_text(str(image)),
+        output_dir=as_text(str(output_dir)),
         device=device,
-        checkpoint=str(checkpoint or bundle.weights),
+        checkpoint=as_text(str(checkpoint or bundle.weights)),
         preview=False,
         progress=False,
-        **options,
+        **{name: as_text(value) if isinstance(value, str) else value for name, value in options.items()},
     )
     before = list(sys.path)
     try:

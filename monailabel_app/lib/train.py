@@ -11,6 +11,7 @@ from typing import Any
 
 from monailabel.interfaces.tasks.train import TrainTask
 
+from custom_nets.bundle.as_typed import as_text
 from custom_nets.utils import checked_device
 from custom_nets.utils.files import to_jsonable
 from custom_nets.utils.weights import read_checkpoint
@@ -124,10 +125,10 @@ class BundleTrain(TrainTask):
             logging_file=False,
             tracking=str(configs / "mlflow.json"),
             workflow_type="train",
-            bundle_root=str(self.bundle.root),
-            output_dir=str(task["output_dir"]),
-            datalist=str(work / "datalist.json"),
-            finetune=str(task["checkpoint"]),
+            bundle_root=as_text(str(self.bundle.root)),
+            output_dir=as_text(str(task["output_dir"])),
+            datalist=as_text(str(work / "datalist.json")),
+            finetune=as_text(str(task["checkpoint"])),
             network_def={"_target_": network, **arch},
             **task["overrides"],
         )
