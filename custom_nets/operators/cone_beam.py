@@ -14,6 +14,7 @@ short scan convolution reconstruction for fan beam CT, Med Phys 9(2), 1982.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -240,16 +241,13 @@ class SupportOperator:
         """
         if values.is_meta:  # how many entries a matrix has depends on values: the dense projector does not ask
             return self._project_dense(values, vectors)
-        pictures = [
-            _Product.apply(row, *self.matrices(vector)) for row, vector in zip(values, vectors, strict=True)
-        ]
+        pictures = [_Product.apply(row, *self.matrices(vector)) for row, vector in zip(values, vectors, strict=True)]
         return torch.stack(pictures).unflatten(1, self.panel_shape)
 
     def backproject(self, pictures: torch.Tensor, vectors: Array) -> torch.Tensor:
         """Apply the transpose of :meth:`project` without gradient: [B, H, W] to [B, M]."""
         found = [
-            self.matrices(vector)[1] @ picture.reshape(-1)
-            for picture, vector in zip(pictures, vectors, strict=True)
+            self.matrices(vector)[1] @ picture.reshape(-1) for picture, vector in zip(pictures, vectors, strict=True)
         ]
         return torch.stack(found)
 
@@ -324,7 +322,9 @@ def _compressed(row: torch.Tensor, column: torch.Tensor, value: torch.Tensor, sh
     """A matrix in compressed rows (CSR), of entries sorted by row."""
     ends = torch.zeros(shape[0] + 1, dtype=torch.int32, device=row.device)
     ends[1:] = torch.bincount(row, minlength=shape[0]).cumsum(0)
-    return torch.sparse_csr_tensor(ends, column.int(), value, shape, check_invariants=False)
+    with warnings.catch_warnings():  # PyTorch calls them beta
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
+        return torch.sparse_csr_tensor(ends, column.int(), value, shape, check_invariants=False)
 
 
 def _parts(matrix: torch.Tensor) -> tuple[torch.Tensor, ...]:
