@@ -10,8 +10,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import re
 import shutil
 import tarfile
@@ -23,6 +21,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from custom_nets.utils.files import new_file, write_json
 
 __all__ = ["OPEN_VOLUMES", "crop_to_foreground", "largest_component", "prepare_hcp", "prepare_ixi", "prepare_open"]
 
@@ -130,22 +130,18 @@ def _lay_out(files: dict[str, Path], splits: dict[str, str], target: Path, licen
         source, split = files[subject].resolve(), splits[subject]
         suffix = ".nii.gz" if source.name.endswith(".nii.gz") else ".nii"
         path = target / split / f"{subject}{suffix}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        if copy:
-            shutil.copyfile(source, path)
-        else:
-            path.symlink_to(source)
+        with new_file(path) as part:
+            if copy:
+                shutil.copyfile(source, part)
+            else:
+                part.symlink_to(source)
         image = path.relative_to(target).as_posix()
         items.append({"image": image, "subject": subject, "split": split, "weight": 1.0, "licence": licence})
     return _write_list(target, items)
 
 
 def _write_list(target: Path, items: list[Item]) -> list[Item]:
-    target.mkdir(parents=True, exist_ok=True)
-    partial = target / ".datalist.json.partial"
-    partial.write_text(json.dumps(items, indent=1) + "\n")
-    os.replace(partial, target / "datalist.json")
+    write_json(target / "datalist.json", items)
     return items
 
 
@@ -298,10 +294,8 @@ def _at_one_mm(array: NDArray, affine: NDArray[np.float64]) -> tuple[NDArray, ND
 def _write(path: Path, array: NDArray, affine: NDArray[np.float64], dtype: type) -> None:
     import nibabel as nib
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}")
-    nib.save(nib.Nifti1Image(array.astype(dtype), affine), partial)
-    os.replace(partial, path)
+    with new_file(path) as part:
+        nib.save(nib.Nifti1Image(array.astype(dtype), affine), part)
 
 
 # ---- command line ----

@@ -11,8 +11,6 @@ gaps of many lengths and moments between the frames have their truth.
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from custom_nets.simulation.dsa import DSASettings, DSASimulator, Kind
-from custom_nets.utils.files import write_json
+from custom_nets.utils.files import new_folder, write_json
 
 __all__ = ["simulate_run"]
 
@@ -46,16 +44,10 @@ def simulate_run(folder: str | Path, seed: int, kind: Kind, shape: tuple[int, in
     times = start_s + step_s * np.arange(num_frames)
     simulator = DSASimulator(seed, settings)
     frames = np.stack([simulator.subtracted(t).astype(np.float16) for t in times])
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        np.save(partial / "frames.npy", frames)
-        np.save(partial / "background.npy", simulator.background(float(times[num_frames // 2])).astype(np.float16))
-        write_json(partial / "run.json", {"kind": kind, "seed": seed, "step_s": step_s, "settings": asdict(settings)})
-        os.replace(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with new_folder(target) as part:
+        np.save(part / "frames.npy", frames)
+        np.save(part / "background.npy", simulator.background(float(times[num_frames // 2])).astype(np.float16))
+        write_json(part / "run.json", {"kind": kind, "seed": seed, "step_s": step_s, "settings": asdict(settings)})
     return target
 
 

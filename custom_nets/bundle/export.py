@@ -21,7 +21,7 @@ from monai.bundle import ckpt_export, onnx_export
 
 from custom_nets.bundle.pack import bundle_folder, bundle_name
 from custom_nets.checkpoints import load_network
-from custom_nets.utils.files import part_path
+from custom_nets.utils.files import new_file
 
 __all__ = ["FORMATS", "SHAPES", "TOLERANCE", "export"]
 
@@ -68,14 +68,12 @@ def export(
     if format == "onnx":
         _check_onnx()
     target = Path(output)
-    target.parent.mkdir(parents=True, exist_ok=True)
     shapes = (given or expected,) if format == "onnx" else SHAPES[name] + ((given,) if given else ())
     network = load_network(folder / "models" / "model.pt").eval()
     images = {shape: torch.rand(shape, generator=torch.Generator().manual_seed(0)) for shape in shapes}
     with torch.no_grad():
         wanted = {shape: network(image) for shape, image in images.items()}
-    part = part_path(target)
-    try:
+    with new_file(target) as part:
         if format == "onnx":
             _write_onnx(folder, part, shapes[0], name)
             run = _onnx_runner(part)
@@ -90,9 +88,6 @@ def export(
                 f"the {format} file gives something else than the network, by up to {TOLERANCE:g} is allowed "
                 f"({'; '.join(bad)}): nothing was written."
             )
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
     return differences
 
 

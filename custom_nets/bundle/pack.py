@@ -24,7 +24,7 @@ from monai.bundle import ConfigParser
 
 from custom_nets import bundle_root
 from custom_nets.bundle.folder import WEIGHTS
-from custom_nets.utils.files import part_path
+from custom_nets.utils.files import new_file
 from custom_nets.utils.record import file_record, git_revision
 
 __all__ = ["LARGEST_FILE", "PERSONAL_PATH", "bundle_files", "bundle_folder", "bundle_name", "pack"]
@@ -132,16 +132,10 @@ def pack(bundle: str, output: str | os.PathLike | None = None) -> Path:
         "files": {entry: file_record(path) for entry, path in files.items()},
     }
     target = Path(output) if output is not None else Path(f"{name}-{metadata['version']}.zip")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = part_path(target)
-    try:
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
-            _add(archive, f"{name}/manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
-            for entry, path in files.items():
-                _add(archive, f"{name}/{entry}", path.read_bytes())
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+    with new_file(target) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+        _add(archive, f"{name}/manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
+        for entry, path in files.items():
+            _add(archive, f"{name}/{entry}", path.read_bytes())
     return target
 
 

@@ -9,15 +9,17 @@ and plain Python types, so it loads with ``weights_only=True`` and the network i
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from custom_nets.utils.weights import StateDict, read_checkpoint
+from custom_nets.utils.weights import StateDict, checked_arch, read_checkpoint, write_checkpoint
 
 __all__ = ["build_network", "load_network", "save_checkpoint", "load_pretrained"]
 
@@ -33,20 +35,37 @@ def build_network(arch: Mapping[str, Any]) -> nn.Module:
     """
     from custom_nets import networks
 
-    kwargs = dict(arch)
-    name = kwargs.pop("name", None)
+    kwargs = checked_arch(arch)
+    name = kwargs.pop("name")
     if name not in networks.__all__:
         raise ValueError(f"unknown network {name!r} in the checkpoint, known: {', '.join(networks.__all__)}.")
+    network = getattr(networks, name)
+    if unknown := sorted(set(kwargs) - set(inspect.signature(network).parameters)):
+        raise ValueError(f"{name} cannot be built from the checkpoint's {kwargs}: it has no argument '{unknown[0]}'.")
     try:
-        return getattr(networks, name)(**kwargs)
-    except TypeError as error:
+        return network(**kwargs)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError) as error:
         raise ValueError(f"{name} cannot be built from the checkpoint's {kwargs}: {error}") from error
 
 
-def build_empty(arch: Mapping[str, Any]) -> nn.Module:
-    """:func:`build_network` without drawing weights that are loaded afterwards: seconds for a large network."""
-    with torch.device("meta"):
-        network = build_network(arch)
+def build_empty(arch: Mapping[str, Any], state: StateDict, origin: str) -> nn.Module:
+    """:func:`build_network` for weights that are loaded afterwards: seconds faster for a large network, as none are
+    drawn, and a description that does not belong to ``state`` is refused before it takes memory or time.
+    """
+    most = 2 * len(check_state(state, origin)) + 64
+    seen = itertools.count(1)
+
+    def count(module: nn.Module, name: str, value: Any) -> None:
+        if next(seen) > most:
+            raise ValueError(f"{origin}: its network has far more weights than the file.")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            network = build_network(arch)
+    finally:
+        hook.remove()
+    check_fit(network, state, origin)
     if len(network.state_dict()) < len([*network.parameters(), *network.buffers()]):
         return build_network(arch)  # it has buffers that no file holds
     return network.to_empty(device="cpu")
@@ -60,21 +79,20 @@ def save_checkpoint(path: str | os.PathLike, network: nn.Module, arch: Mapping[s
         network: whose weights to store (on the CPU, in float32).
         arch: see :func:`build_network`.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().float().cpu().contiguous() for key, value in network.state_dict().items()}
-    partial = path.with_name(path.name + ".partial")
-    try:
-        torch.save({"model": state, "arch": dict(arch)}, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_checkpoint(path, {"model": state, "arch": dict(arch)})
 
 
-def load_strictly(network: nn.Module, state: StateDict, origin: str) -> None:
-    own = network.state_dict()
+def check_state(state: Any, origin: str) -> StateDict:
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f"{origin} has no dictionary of tensors as its weights.")
+    return state
+
+
+def check_fit(network: nn.Module, state: StateDict, origin: str) -> None:
+    own, state = network.state_dict(), check_state(state, origin)
     missing = sorted(own.keys() - state.keys())
-    unexpected = sorted(state.keys() - own.keys())
+    unexpected = sorted(map(str, state.keys() - own.keys()))
     shapes = [
         f"{key}: {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
         for key in sorted(own.keys() & state.keys())
@@ -87,6 +105,10 @@ def load_strictly(network: nn.Module, state: StateDict, origin: str) -> None:
     ]
     if problems:
         raise ValueError(f"{origin} does not fit {type(network).__name__}: {'; '.join(problems)}.")
+
+
+def load_strictly(network: nn.Module, state: StateDict, origin: str) -> None:
+    check_fit(network, state, origin)
     network.load_state_dict(state)
 
 
@@ -104,7 +126,7 @@ def load_network(path: str | os.PathLike, map_location: str | torch.device = "cp
             f"{path} is not a bundle checkpoint (it needs 'model' and 'arch', found: {found}). Authors' weights are "
             f"converted by: python -m custom_nets.checkpoints METHOD {path} model.pt"
         )
-    network = build_empty(content["arch"])
+    network = build_empty(content["arch"], content["model"], str(path))
     load_strictly(network, content["model"], str(path))
     if callable(check := getattr(network, "check_weights", None)):
         try:
@@ -122,8 +144,8 @@ def load_pretrained(network: nn.Module, path: str | os.PathLike | None) -> nn.Mo
     """
     if path is not None:
         content = read_checkpoint(path)
-        name = (content.get("arch") or {}).get("name")
-        if name != type(network).__name__:
+        name = content.get("arch", {}).get("name")
+        if name != type(network).__name__ or "model" not in content:
             raise ValueError(f"{path} has the weights of {name}, but this config trains {type(network).__name__}.")
         load_strictly(network, content["model"], str(path))
     return network

@@ -244,7 +244,7 @@ def _published(
         arch["centroid_rule"] = centroid_rule or "farthest"
     elif centroid_rule is not None:
         raise ValueError("centroid_rule needs centroids: without them styles are not drawn anywhere.")
-    network = build_empty(arch)
+    network = build_empty(arch, state, origin)
     load_strictly(network, state, origin)
     return network.eval(), arch
 

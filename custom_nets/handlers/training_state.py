@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+
+from custom_nets.utils.weights import read_checkpoint, write_checkpoint
 
 __all__ = ["TrainingState"]
 
@@ -70,18 +71,17 @@ class TrainingState:
         if self.evaluator is not None:
             best = self.evaluator.state
             state["best"] = {"metric": float(best.best_metric), "epoch": int(best.best_metric_epoch)}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(self.path.name + ".partial")
-        torch.save(state, partial)
-        os.replace(partial, self.path)
+        write_checkpoint(self.path, state)
 
     def load(self, engine: Engine) -> None:
         """
         Raises:
             ValueError: the file belongs to another network, or its training is already as long as asked for.
         """
-        state = torch.load(self.path, map_location="cpu", weights_only=True)
-        epoch = state["epoch"]
+        state = read_checkpoint(self.path)
+        epoch = state.get("epoch")
+        if not isinstance(epoch, int):
+            raise ValueError(f"{self.path} does not say its epoch: it is no state of a training.")
         if epoch >= (engine.state.max_epochs or 0):
             raise ValueError(
                 f"{self.path} is already at epoch {epoch}: give --max_epochs above {epoch} to train it longer."
@@ -94,7 +94,7 @@ class TrainingState:
                 part = {**item.state_dict(), **{key: part[key] for key in ("last_epoch", "_step_count", "_last_lr")}}
             try:
                 item.load_state_dict(part)
-            except (RuntimeError, ValueError) as error:
+            except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"'{name}' of {self.path} does not fit this training: {error}") from error
         if getattr(engine, "scaler", None) is not None and "scaler" in state:
             engine.scaler.load_state_dict(state["scaler"])  # type: ignore[attr-defined]

@@ -20,20 +20,27 @@ def default_device() -> torch.device:
 
 
 def checked_device(device: str | torch.device) -> torch.device:
-    """The device that a person named, if it is there.
+    """The device that a person named, if it is there, under the one name that it has.
+
+    "cuda" is the current CUDA device with its number, so that two names of a device are equal here, too.
 
     Args:
-        device: "cpu", "cuda", "cuda:1", "mps", ...
+        device: "cpu", "cuda", "cuda:1", "mps".
 
     Raises:
-        ValueError: no device of PyTorch, or none of this machine.
+        ValueError: no device that computes, or none of this machine.
     """
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError):
         raise ValueError(f"device must be 'cpu', 'cuda' or 'cuda:N', got {device!r}.") from None
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device '{device}' is not there: PyTorch sees {torch.cuda.device_count()} CUDA devices. Use --device cpu."
-        )
-    return found
+    if found.type == "cpu":
+        return torch.device("cpu")
+    if found.type == "cuda":
+        count = torch.cuda.device_count()
+        if (found.index or 0) >= count:
+            raise ValueError(f"device '{device}' is not there: PyTorch sees {count} CUDA devices. Use --device cpu.")
+        return torch.device("cuda", torch.cuda.current_device() if found.index is None else found.index)
+    if found.type == "mps" and torch.backends.mps.is_available():
+        return torch.device("mps")
+    raise ValueError(f"device must be 'cpu', 'cuda' or 'cuda:N' of this machine, got {str(device)!r}.")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
+import platform
 import shutil
 import tempfile
 import time
@@ -18,17 +20,22 @@ import torch
 
 __all__ = [
     "absolute",
+    "check_name",
     "data_bytes",
+    "new_file",
     "new_folder",
     "part_path",
-    "to_jsonable",
     "remove_old_parts",
+    "same_file",
+    "to_jsonable",
     "write_json",
     "write_text",
 ]
 
 
 _PART = ".part-"
+_LONGEST_NAME = 255  # bytes, of usual file systems
+_REUSED_S = 24 * 3600.0  # a living process that wrote nothing for so long only has the number of the one that did
 
 
 def absolute(path: str | os.PathLike) -> str:
@@ -68,33 +75,106 @@ def part_path(path: str | os.PathLike) -> Path:
     The suffix stays, as writers choose the format by it.
     """
     path = Path(path)
-    return path.with_name(f"{_PART}{os.getpid()}-{path.name}")
+    return path.with_name(_fitting(f"{_PART}{_machine()}-{os.getpid()}-", path.name))
 
 
-def remove_old_parts(folder: str | os.PathLike, age_s: float = 3600.0) -> list[Path]:
+def _fitting(prefix: str, name: str) -> str:
+    """Prefix and name, where need be with a short name of the same suffix: it may be as long as names can be."""
+    if len(os.fsencode(prefix + name)) <= _LONGEST_NAME:
+        return prefix + name
+    return f"{prefix}{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}{''.join(Path(name).suffixes[-2:])[-20:]}"
+
+
+def _machine() -> str:
+    """Whose process numbers these are: of this machine, and in it of this container."""
+    try:
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        space = ""
+    return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:8]
+
+
+def remove_old_parts(folder: str | os.PathLike, age_s: float = 3600.0, of: str = "") -> list[Path]:
     """Remove what processes that were killed left under :func:`part_path` directly in a folder.
 
     Such a file is never taken for an input or a result; this only frees its space. Others may be at work in the same
-    folder, on other machines, too: what somebody wrote to within ``age_s`` seconds stays.
+    folder, on other machines, too. A part of a process of this machine stays as long as that process lives; of another
+    machine, what somebody wrote to within ``age_s`` seconds.
+
+    Args:
+        of: only parts of this name.
 
     Returns:
         What was removed.
     """
-    old = [p for p in Path(folder).glob(f"{_PART}*") if time.time() - p.lstat().st_mtime > age_s]
-    for path in old:
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-    return old
+    removed = []
+    for path in Path(folder).glob(f"{_PART}*"):
+        if path.name.endswith(of) and _is_left(path, age_s):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            removed.append(path)
+    return removed
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write beside and rename: a reader never sees half of it."""
+def _is_left(path: Path, age_s: float) -> bool:
+    """Whether nobody will finish a part."""
+    try:
+        unchanged_s = time.time() - path.lstat().st_mtime
+    except OSError:
+        return False  # its owner, or somebody who cleans as we do, was faster
+    machine, _, rest = path.name.removeprefix(_PART).partition("-")
+    number = rest.partition("-")[0]
+    if machine != _machine() or not number.isdecimal():
+        return unchanged_s > age_s
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        pass  # it lives, and is somebody else's
+    return unchanged_s > _REUSED_S
+
+
+def same_file(a: str | os.PathLike, b: str | os.PathLike) -> bool:
+    """Whether two paths are one thing on disk, be it by links or by upper and lower case; False if one is not there."""
+    try:
+        return os.path.samefile(a, b)
+    except OSError:
+        return False
+
+
+def check_name(text: str, what: str) -> str:
+    """Refuse what would lead to another folder when it becomes a part of a file's name.
+
+    Raises:
+        ValueError: a slash, a backslash or a control character in it.
+    """
+    if set(text) & set("/\\") or not all(sign == " " or sign.isprintable() for sign in text):
+        raise ValueError(f"{what} becomes part of a file's name: a word without slashes is needed, got {text!r}.")
+    return text
+
+
+@contextmanager
+def new_file(path: str | os.PathLike) -> Iterator[Path]:
+    """A hidden file beside to write, which takes the name (and the place of a file of that name) at the end.
+
+    After an error nothing has changed; a reader never sees half of it. What a killed process left of the same file is
+    removed first.
+    """
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_old_parts(path.parent, of=f"-{path.name}")
     part = part_path(path)
     try:
-        part.write_text(text, encoding="utf-8")
+        yield part
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text in UTF-8, whole or not at all."""
+    with new_file(path) as part:
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be no text
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
@@ -109,8 +189,10 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     After an error nothing has changed; whoever lists the folder never sees a part of it under its name.
     """
     path = Path(path)
+    if path.parent.is_dir():
+        remove_old_parts(path.parent, of=f"-{path.name}")
     part = part_path(path)
-    old = part.with_name(f"{part.name}-old")
+    old = part.with_name(_fitting(f"{_PART}{_machine()}-{os.getpid()}-old-", path.name))
     for left in (part, old):  # by a process of the same number that was killed
         shutil.rmtree(left, ignore_errors=True)
     try:

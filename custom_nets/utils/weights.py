@@ -1,31 +1,41 @@
-"""Weight files, read safely."""
+"""Weight files, read safely: they come from colleagues and from the net."""
 
 from __future__ import annotations
 
 import os
+import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["read_checkpoint"]
+from custom_nets.utils.files import new_file
+
+__all__ = ["checked_arch", "read_checkpoint", "write_checkpoint"]
 
 
 StateDict = Mapping[str, torch.Tensor]
 
+_WORD = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_ .+-]{0,62}[A-Za-z0-9_])?")
+_LARGEST = 1 << 16  # no size of a layer, nor a number of layers, comes near
+_DEEPEST = 3  # lists in lists
+
 
 def read_checkpoint(path: str | os.PathLike, map_location: str | torch.device = "cpu") -> dict[str, Any]:
-    """What a weight file holds, safely (``weights_only=True``).
+    """What a weight file holds, safely: nothing but tensors and plain types (``weights_only=True``), no byte changed
+    since it was written, and in ``arch`` nothing that a config could take for code (:func:`checked_arch`).
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a file of tensors and plain types.
+        ValueError: not a file of tensors and plain types, a damaged one, or an ``arch`` that is refused.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}.")
     try:
+        _check_sums(path)
         content = torch.load(path, map_location=map_location, weights_only=True)
     except PermissionError:
         raise
@@ -34,4 +44,64 @@ def read_checkpoint(path: str | os.PathLike, map_location: str | torch.device = 
         raise ValueError(f"{path} is not a checkpoint of plain tensors: {reason}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors.")
+    if "arch" in content:
+        content["arch"] = checked_arch(content["arch"], str(path))
     return content
+
+
+def write_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
+    """Write tensors and plain types; the file appears whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with new_file(path) as part:
+        try:
+            torch.save(dict(content), part)
+        except RuntimeError as error:  # how PyTorch reports a full disk, or a folder that cannot be written
+            raise OSError(f"{path} could not be written; is the disk full? ({str(error).splitlines()[0]})") from error
+
+
+def _check_sums(path: Path) -> None:
+    """Compare a zip file (what ``torch.save`` writes) with its own checksums, which PyTorch itself does not look at."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"it is damaged ({damaged} has another checksum): copy it again from where it came.")
+
+
+def checked_arch(arch: Any, origin: str = "the checkpoint") -> dict[str, Any]:
+    """A network's description, if it is nothing but that: {"name": word, argument: value, ...}.
+
+    It gets into configs, whose language evaluates texts that begin with "$", "@" or "%" and imports what ``_target_``
+    names. So the names are words, and the values numbers, true, false, None, words, or lists of these.
+
+    Raises:
+        ValueError: anything else, at any depth; or a number far above that of any network.
+    """
+    if not isinstance(arch, Mapping) or not isinstance(arch.get("name"), str) or not arch["name"].isidentifier():
+        raise ValueError(f"{origin} does not say which network it belongs to: 'arch' is {_short(arch)}.")
+    for key, value in arch.items():
+        if not (isinstance(key, str) and key.isidentifier() and not key.startswith("_")):
+            raise ValueError(f"{origin}: {_short(key)} in 'arch' is no name of an argument, so it is refused.")
+        if not _is_plain(value, _DEEPEST):
+            raise ValueError(
+                f"{origin}: the argument '{key}' of its network is {_short(value)}; only numbers (up to {_LARGEST}), "
+                "words and lists of them are taken from a weight file."
+            )
+    return {str(key): list(value) if isinstance(value, tuple) else value for key, value in arch.items()}
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    if type(value) in (list, tuple):
+        return depth > 0 and len(value) <= 64 and all(_is_plain(item, depth - 1) for item in value)
+    if type(value) in (int, float):
+        return abs(value) <= _LARGEST  # not a number, or infinite, is not
+    if type(value) is str:
+        return _WORD.fullmatch(value) is not None
+    return value is None or type(value) is bool
+
+
+def _short(value: Any) -> str:
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from custom_nets.geometry import Grid, nearest_axes
-from custom_nets.utils.files import part_path
+from custom_nets.utils.files import new_file
 
 __all__ = ["save_figure"]
 
@@ -136,12 +135,6 @@ def colour_bar(figure, axes, drawn) -> None:
 
 def save_figure(figure, path: str | Path) -> Path:
     """Write the PNG under another name, then put it in place."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = part_path(path)
-    try:
+    with new_file(path) as part:
         figure.savefig(part, format="png")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+    return Path(path)

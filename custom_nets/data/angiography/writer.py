@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from custom_nets.data.angiography.file_readers import SIDE_FILE, side_file
 from custom_nets.data.angiography.run import AngiographyRun
-from custom_nets.utils.files import check_writable, new_folder, part_path, to_jsonable, write_json
+from custom_nets.utils.files import check_writable, new_file, new_folder, to_jsonable, write_json
 
 __all__ = ["RUN_FORMATS", "check_format", "default_format", "run_path", "run_summary", "write_run"]
 
@@ -99,16 +98,13 @@ def write_run(
             "mp4": lambda target: _write_film(run, target, mark_synthetic),
             "gif": lambda target: _write_gif(run, target, mark_synthetic),
         }
-        temporary = part_path(path)
         try:
-            write[format](temporary)
-            # first: a run without its list of frames is taken for the work of somebody else
-            write_json(side_file(path), run_summary(run))
-            os.replace(temporary, path)
+            with new_file(path) as part:
+                write[format](part)
+                # first: a run without its list of frames is taken for the work of somebody else
+                write_json(side_file(path), run_summary(run))
         except OSError as error:
             raise OSError(f"{path} could not be written: {error.strerror or error}.") from error
-        finally:
-            temporary.unlink(missing_ok=True)
     return path
 
 

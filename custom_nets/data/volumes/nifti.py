@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from custom_nets.utils.files import check_writable, part_path
+from custom_nets.utils.files import check_writable, new_file
 
 __all__ = ["largest_distance", "read_nifti", "write_nifti"]
 
@@ -156,14 +155,11 @@ def write_nifti(
     image.header["descrip"] = b"custom_nets"
 
     check_writable(path.parent)
-    temporary = part_path(path)
     try:
-        nib.save(image, temporary)
-        os.replace(temporary, path)
+        with new_file(path) as part:
+            nib.save(image, part)
     except OSError as error:
         raise OSError(f"{path} could not be written: {error.strerror or error}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -11,6 +11,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from custom_nets.operators.interpolation import bspline_coefficients, sample_bspline
+from custom_nets.visualize.figure import save_figure
 
 __all__ = ["ValidationPicture"]
 
@@ -69,8 +70,7 @@ class ValidationPicture:
                 if across == 0:
                     ax.set_title(name)
         figure.tight_layout()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        save_figure(figure, path)
 
 
 def _plane(

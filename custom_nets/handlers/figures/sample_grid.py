@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from torch import nn
+
+from custom_nets.utils.files import new_file
 
 __all__ = ["SampleGrid"]
 
@@ -50,7 +51,5 @@ class SampleGrid:
         self.generator.train(training)
         n = images.shape[-1]
         grid = images.view(self.rows, self.columns, n, n).permute(0, 2, 1, 3).reshape(self.rows * n, self.columns * n)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(self.path.name + ".partial")
-        Image.fromarray((255 * grid.clamp(0, 1)).round().cpu().numpy().astype(np.uint8)).save(partial, format="PNG")
-        os.replace(partial, self.path)
+        with new_file(self.path) as part:
+            Image.fromarray((255 * grid.clamp(0, 1)).round().cpu().numpy().astype(np.uint8)).save(part, format="PNG")

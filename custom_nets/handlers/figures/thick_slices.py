@@ -9,6 +9,8 @@ import torch
 from ignite.engine import Engine, Events
 from monai.utils import convert_to_tensor
 
+from custom_nets.visualize.figure import save_figure
+
 __all__ = ["ThickSlicePicture"]
 
 
@@ -58,5 +60,4 @@ class ThickSlicePicture:
                 if across == 0:
                     ax.set_title(name)
         figure.tight_layout()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(self.path)
+        save_figure(figure, self.path)
