@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from custom_nets.checkpoints import build_network, load_network, save_checkpoint, start_from
+from custom_nets.checkpoints import build_network, load_network, load_pretrained, save_checkpoint
 from custom_nets.networks import RDN, ArSSR
 from custom_nets.utils.weights import checked_arch, read_checkpoint, write_checkpoint
 
@@ -50,7 +50,7 @@ def test_nothing_in_a_weight_file_is_run(arch, weights, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "model.pt"
     torch.save({"model": torch.load(weights, weights_only=True)["model"], "arch": arch}, path)
-    for read in (load_network, lambda p: start_from(RDN(4, 4, 4, 1, 1), p), lambda p: start_from(small(), p)):
+    for read in (load_network, lambda p: load_pretrained(RDN(4, 4, 4, 1, 1), p), lambda p: load_pretrained(small(), p)):
         with pytest.raises(ValueError) as caught:
             read(path)
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
