@@ -58,7 +58,7 @@ class ConeBeam:
         if min(height, width) < 1:
             raise ValueError(f"a picture needs at least one pixel, got {tuple(self.shape)}.")
         object.__setattr__(self, "shape", (height, width))
-        distance = np.abs(self.source_panel_mm)
+        distance = self.source_panel_mm
         area = np.linalg.norm(self._normal, axis=1)
         if len(self) and not ((area > 0).all() and (distance > _NEAREST_MM).all()):
             frame = int(np.flatnonzero((area <= 0) | (distance <= _NEAREST_MM))[0])
@@ -76,10 +76,10 @@ class ConeBeam:
 
     @property
     def source_panel_mm(self) -> Array:
-        """[N] distance of the source from the panel's plane, below zero where rows x columns point to the source."""
+        """[N] distance of the source from the panel's plane."""
         normal = self._normal
         length = np.linalg.norm(normal, axis=1)
-        return ((self.panel_mm - self.source_mm) * normal).sum(1) / np.where(length > 0, length, 1)
+        return np.abs(((self.panel_mm - self.source_mm) * normal).sum(1)) / np.where(length > 0, length, 1)
 
     @property
     def source_isocentre_mm(self) -> Array:
@@ -90,7 +90,7 @@ class ConeBeam:
     def magnification(self) -> Array:
         """[N] of the plane through the isocentre parallel to the panel: panel mm per isocentre mm."""
         normal = self._normal / np.linalg.norm(self._normal, axis=1, keepdims=True)
-        return self.source_panel_mm / -(self.source_mm * normal).sum(1)
+        return self.source_panel_mm / np.abs((self.source_mm * normal).sum(1))
 
     def at(self, frames: Sequence[int] | NDArray[np.int64]) -> ConeBeam:
         """Some of the frames."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .acquisition_reader import read_acquisition
 from .reader import find_runs, read_angiography
 from .run import AngiographyRun, active_area, bounding_box, make_run
 from .views import Acquisition, default_volume
@@ -15,6 +16,7 @@ __all__ = [
     "default_volume",
     "find_runs",
     "make_run",
+    "read_acquisition",
     "read_angiography",
     "run_path",
     "write_run",
