@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from custom_nets.data.angiography.acquisition_folders import (
 from custom_nets.data.angiography.acquisition_xa import XAOptions, read_xa_acquisition
 from custom_nets.data.angiography.views import Acquisition, default_volume
 from custom_nets.data.dicom.files import holds_dicom, is_dicom_file
-from custom_nets.utils.files import part_path
+from custom_nets.utils.files import new_file
 
 __all__ = ["read_acquisition", "read_npz_acquisition", "write_npz_acquisition"]
 
@@ -64,15 +63,16 @@ def read_acquisition(
         raise FileNotFoundError(f"{found} does not exist.")
     if times_s is not None and duration_s is not None:
         raise ValueError("give times_s or duration_s, not both.")
-    is_xa = holds_dicom(found) if found.is_dir() else is_dicom_file(found)
+    published = found.is_dir() and (is_vpal_folder(found) or is_togs_folder(found))
+    is_xa = not published and (holds_dicom(found) if found.is_dir() else is_dicom_file(found))
     if not is_xa and (mask is not None or any(v not in (None, False) for v in xa.values())):
         names = ", ".join(["mask"] * (mask is not None) + [k for k, v in xa.items() if v not in (None, False)])
         raise ValueError(f"{names} is for runs in XA DICOM, and {found} is none.")
     if is_xa:
         scan = read_xa_acquisition(found, mask, times_s, duration_s, XAOptions(**xa))
-    elif found.is_dir() and is_vpal_folder(found):
+    elif published and is_vpal_folder(found):
         scan = read_vpal_folder(found, times_s, duration_s)
-    elif found.is_dir() and is_togs_folder(found):
+    elif published:
         scan = read_togs_folder(found, times_s, duration_s, mm_per_unit)
     elif found.is_file() and found.suffix.lower() == ".npz":
         scan = read_npz_acquisition(found, times_s, duration_s)
@@ -102,14 +102,9 @@ def write_npz_acquisition(scan: Acquisition, path: str | Path) -> Path:
     arrays["volume_spacing_mm"] = np.array(scan.volume_spacing_mm)
     arrays["quantitative"] = np.array(scan.quantitative)
     arrays["notes"] = np.array(scan.notes, dtype=str)
-    part = part_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(part, "wb") as file:  # NumPy would add a suffix to a path
-            np.savez_compressed(file, **arrays)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with new_file(path) as part, open(part, "wb") as file:  # NumPy would add a suffix to a path
+        np.savez_compressed(file, **arrays)
     return path
 
 
