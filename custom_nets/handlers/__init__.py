@@ -1,4 +1,4 @@
-"""Ignite handlers of all bundles: seeds, checkpoints, early stop, progress, MLflow."""
+"""Ignite handlers of all bundles: seeds, checkpoints, early stop, time budget, progress, MLflow."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from .loss_epoch import LossEpoch
 from .mlflow_run import MLflowEvaluation, MLflowRun
 from .progress import TrainingProgress
 from .run_record import RunRecord
+from .time_budget import TimeBudget
 from .training_state import TrainingState
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "RunRecord",
     "SampleGrid",
     "ThickSlicePicture",
+    "TimeBudget",
     "TrainingProgress",
     "TrainingState",
     "ValidationPicture",

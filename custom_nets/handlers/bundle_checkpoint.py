@@ -20,8 +20,9 @@ logger = logging.getLogger(__name__)
 class BundleCheckpoint:
     """Keep the best network of a training as a bundle checkpoint (``model.pt``), ready for inference.
 
-    Attach it to the trainer, after the ``ValidationHandler``. A training that never validated leaves its last network;
-    one without an evaluator that of each epoch, the last in the end.
+    The last one is kept beside it (``model_last.pt``): after a schedule that ends at zero it often is as good, and a
+    small validation set may choose by chance. Attach it to the trainer, after the ``ValidationHandler``. A training
+    that never validated leaves its last network; one without an evaluator that of each epoch, the last in the end.
 
     Args:
         path: of the checkpoint.
@@ -50,12 +51,14 @@ class BundleCheckpoint:
 
     def after_epoch(self, engine: Engine) -> None:
         if self.evaluator is None or self.evaluator.state.best_metric_epoch == engine.state.epoch:
-            self._save(engine)
+            self._save(engine, self.path)
 
     def at_end(self, engine: Engine) -> None:
-        if self.evaluator is not None and self.evaluator.state.best_metric_epoch < 1:
-            self._save(engine)
+        if self.evaluator is not None:
+            self._save(engine, self.path.with_name(f"{self.path.stem}_last{self.path.suffix}"))
+            if self.evaluator.state.best_metric_epoch < 1:
+                self._save(engine, self.path)
 
-    def _save(self, engine: Engine) -> None:
-        save_checkpoint(self.path, self.network, self.arch)
-        logger.info("Weights of epoch %d written to %s", engine.state.epoch, self.path)
+    def _save(self, engine: Engine, path: Path) -> None:
+        save_checkpoint(path, self.network, self.arch)
+        logger.info("Weights of epoch %d written to %s", engine.state.epoch, path)

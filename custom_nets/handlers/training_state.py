@@ -24,7 +24,8 @@ class TrainingState:
     so far. One file, replaced whole: an interrupted run never leaves half of it. Only tensors and plain types are in
     it, so it loads with ``weights_only=True``.
 
-    A learning rate schedule gets back its place, not its shape: a run may be prolonged with a larger ``max_epochs``.
+    A learning rate schedule gets back its place, not its shape: a run may be prolonged with a larger ``max_epochs``, and
+    one with a time budget with larger ``max_minutes``.
 
     Args:
         path: the file.
@@ -33,6 +34,7 @@ class TrainingState:
         resume: load ``path`` when training starts.
         save: write the file (in a distributed run, on the first process only).
         interval: epochs between two writings; the last epoch is always written.
+        time_budget: the :class:`custom_nets.handlers.TimeBudget` of the training, if it has one.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class TrainingState:
         resume: bool = False,
         save: bool = True,
         interval: int = 1,
+        time_budget: Any = None,
     ) -> None:
         self.path = Path(path)
         self.objects = {name: item for name, item in objects.items() if item is not None}
@@ -50,6 +53,8 @@ class TrainingState:
         self.resume = resume
         self.save = save
         self.interval = interval
+        self.time_budget = time_budget
+        self.written: int | None = None  # the epoch whose state is in the file
         if resume and not self.path.is_file():
             raise FileNotFoundError(
                 f"nothing to resume: {self.path} does not exist. Start without --resume True, or give the --output_dir "
@@ -61,17 +66,24 @@ class TrainingState:
             engine.add_event_handler(Events.STARTED, self.load)
         if self.save:
             engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self.write)
-            engine.add_event_handler(Events.COMPLETED, self.write)
+            engine.add_event_handler(Events.COMPLETED, self.write_last)
+
+    def write_last(self, engine: Engine) -> None:
+        if self.written != engine.state.epoch:
+            self.write(engine)
 
     def write(self, engine: Engine) -> None:
         state: dict[str, Any] = {name: item.state_dict() for name, item in self.objects.items()}
-        state["epoch"] = engine.state.epoch
+        state["epoch"], state["iteration"] = engine.state.epoch, engine.state.iteration
+        if self.time_budget is not None:
+            state["time_budget"] = self.time_budget.state_dict()
         if getattr(engine, "scaler", None) is not None:
             state["scaler"] = engine.scaler.state_dict()  # type: ignore[attr-defined]
         if self.evaluator is not None:
             best = self.evaluator.state
             state["best"] = {"metric": float(best.best_metric), "epoch": int(best.best_metric_epoch)}
         write_checkpoint(self.path, state)
+        self.written = engine.state.epoch
 
     def load(self, engine: Engine) -> None:
         """
@@ -99,7 +111,10 @@ class TrainingState:
         if getattr(engine, "scaler", None) is not None and "scaler" in state:
             engine.scaler.load_state_dict(state["scaler"])  # type: ignore[attr-defined]
         engine.state.epoch = epoch
-        engine.state.iteration = epoch * (engine.state.epoch_length or 0)
+        iteration = epoch * (engine.state.epoch_length or 0)
+        engine.state.iteration = min(iteration, state.get("iteration", iteration))
+        if self.time_budget is not None and "time_budget" in state:
+            self.time_budget.load_state_dict(state["time_budget"])
         if self.evaluator is not None and "best" in state:
             self.evaluator.state.best_metric = state["best"]["metric"]
             self.evaluator.state.best_metric_epoch = state["best"]["epoch"]
