@@ -40,11 +40,11 @@ class TimeBudget:
     minutes (and at least nine times as long as validation and checkpoint at its end, so that they take a tenth of the
     time at most); the last one ends early enough for its own validation and checkpoint. Iterations are never cut.
 
-    Put it first among the trainer's handlers, in place of a learning rate schedule. Its trainer needs a loader that
-    is longer than an epoch, and validates after each epoch. In a distributed run the first process' clock holds.
+    Attach it to the trainer, in place of a learning rate schedule. The trainer needs a loader that is longer than an
+    epoch, and validates after each epoch. In a distributed run the first process' clock holds.
 
-    As part of a :class:`custom_nets.handlers.TrainingState` it knows, when a training is resumed, how many of the
-    minutes are used up; what was trained after the last checkpoint is not counted.
+    With a :class:`custom_nets.handlers.TrainingState` it knows, when a training is resumed, how many of the
+    minutes are used up; what was trained after the last checkpoint is lost and not counted.
 
     Args:
         max_minutes: the budget; None: nothing is done.

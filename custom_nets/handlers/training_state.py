@@ -24,8 +24,8 @@ class TrainingState:
     so far. One file, replaced whole: an interrupted run never leaves half of it. Only tensors and plain types are in
     it, so it loads with ``weights_only=True``.
 
-    A learning rate schedule gets back its place, not its shape: a run may be prolonged with a larger ``max_epochs``, and
-    one with a time budget with larger ``max_minutes``.
+    A learning rate schedule gets back its place, not its shape: a run may be prolonged with a larger ``max_epochs`` (and
+    one with a time budget with larger ``max_minutes``).
 
     Args:
         path: the file.
@@ -94,7 +94,8 @@ class TrainingState:
         epoch = state.get("epoch")
         if not isinstance(epoch, int):
             raise ValueError(f"{self.path} does not say its epoch: it is no state of a training.")
-        if epoch >= (engine.state.max_epochs or 0):
+        timed = self.time_budget is not None and self.time_budget.budget is not None
+        if not timed and epoch >= (engine.state.max_epochs or 0):
             raise ValueError(
                 f"{self.path} is already at epoch {epoch}: give --max_epochs above {epoch} to train it longer."
             )
