@@ -48,7 +48,7 @@ class TimeBudget:
 
     Args:
         max_minutes: the budget; None: nothing is done.
-        optimizers: one or several; their learning rates as they are now (before any schedule) are the highest ones.
+        optimizers: one or several; the learning rates that they were made with are the highest ones.
         warmup: share of the training's time that the warm-up takes.
         epochs: how many an undisturbed training has.
 
@@ -68,8 +68,8 @@ class TimeBudget:
         ):
             raise ValueError(f"max_minutes must be a number above 0, such as 8 or 0.5, got {max_minutes!r}.")
         self.budget = None if max_minutes is None else 60.0 * float(max_minutes)  # seconds, as all below
-        self.groups = [group for optimizer in ensure_tuple(optimizers) for group in optimizer.param_groups]
-        self.rates = [float(group.get("initial_lr", group["lr"])) for group in self.groups]
+        self.optimizers: Sequence[Optimizer] = ensure_tuple(optimizers)
+        self.rates = [float(group.get("initial_lr", group["lr"])) for group in self._groups()]
         self.warmup = warmup
         self.epochs = epochs
         self.used_before = 0.0  # by the processes that this one goes on from
@@ -168,8 +168,12 @@ class TimeBudget:
         logger.info("Trained for %.1f of %.1f minutes", seconds / 60, self.budget / 60)
 
     def _set_rates(self, share: float) -> None:
-        for group, rate in zip(self.groups, self.rates, strict=True):
+        for group, rate in zip(self._groups(), self.rates, strict=True):
             group["lr"] = rate * share
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Not to be kept: an optimizer that loads a state makes new ones."""
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def _agreed_seconds(self, engine: Engine) -> float:
         """The first process' seconds, so that all end in the same iteration."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -18,6 +19,7 @@ from custom_nets.checkpoints import load_network
 from custom_nets.networks import ResidualArSSR
 from custom_nets.operators.slice_profile import degrade
 from custom_nets.utils import root_cause
+from tests.bundles.timed import check_time_budget
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / "bundles" / "arssr" / "configs"
@@ -194,6 +196,10 @@ def test_early_stop(data, tmp_path):
     made = workflow(data, tmp_path, learning_rate=0.0, val_interval=1, early_stop_patience=2, max_epochs=9)
     losses_of(made)
     assert checkpoint(tmp_path)["epoch"] == 3
+
+
+def test_max_minutes(data, tmp_path, monkeypatch):
+    check_time_budget(partial(workflow, data, tmp_path), tmp_path, monkeypatch)
 
 
 def test_incomplete_batch_and_more_points_than_voxels(data, tmp_path):

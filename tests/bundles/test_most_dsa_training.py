@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from monai.bundle import ConfigWorkflow
 from custom_nets.apps.simulate_training_runs import simulate_run
 from custom_nets.checkpoints import load_network
 from custom_nets.utils import root_cause
+from tests.bundles.timed import check_time_budget
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / "bundles" / "most_dsa" / "configs"
@@ -124,6 +126,10 @@ def test_resumed_training_equals_an_uninterrupted_one(data, trained, tmp_path):
     for part in ("model", "ema"):
         assert all(torch.equal(both[part][key], whole[part][key]) for key in whole[part])
     assert both["best"] == whole["best"]
+
+
+def test_max_minutes(data, tmp_path, monkeypatch):
+    check_time_budget(partial(workflow, data, tmp_path), tmp_path, monkeypatch)
 
 
 def test_accumulated_batches_make_fewer_steps(data, tmp_path):

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from scipy import ndimage
 from custom_nets.checkpoints import load_network, save_checkpoint
 from custom_nets.networks import SwinRegressor
 from custom_nets.utils import root_cause
+from tests.bundles.timed import check_time_budget
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / "bundles" / "transmrsr" / "configs"
@@ -206,6 +208,11 @@ def test_resumed_training_equals_an_uninterrupted_one(data, prior, trained, tmp_
     whole, both = checkpoint(trained[0]), checkpoint(tmp_path)
     assert all(torch.equal(both["ema"][key], value) for key, value in whole["ema"].items())
     assert both["best"] == whole["best"]
+
+
+@pytest.mark.parametrize("stage", ["pretrain_prior", "train"])
+def test_max_minutes(data, tmp_path, monkeypatch, stage):
+    check_time_budget(partial(workflow, stage, tmp_path, data), tmp_path, monkeypatch)
 
 
 def test_without_prior_and_with_ablations(data, tmp_path):
