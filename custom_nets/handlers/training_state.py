@@ -24,8 +24,8 @@ class TrainingState:
     so far. One file, replaced whole: an interrupted run never leaves half of it. Only tensors and plain types are in
     it, so it loads with ``weights_only=True``.
 
-    A learning rate schedule gets back its place, not its shape: a run may be prolonged with a larger ``max_epochs``, one
-    with a time budget with larger ``max_minutes``.
+    A learning rate schedule gets back its place, not its shape: a run may be prolonged with a larger ``max_epochs``,
+    one with a time budget with larger ``max_minutes``.
 
     Args:
         path: the file.
