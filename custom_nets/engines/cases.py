@@ -177,7 +177,7 @@ class CaseEvaluator(SupervisedEvaluator):
                 f"{result} is there already, made with {'; '.join(others)}: give --overwrite True to "
                 "replace it, or another --output_dir or --output_postfix."
             )
-        return result.exists()
+        return result.exists() and not any(handler.lacks(record) for handler in self.records)
 
     def _has_result(self, case: str) -> bool:
         """Whether there is a result, in whatever format (the record says which was asked for)."""

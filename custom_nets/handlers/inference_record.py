@@ -18,12 +18,15 @@ from custom_nets.operators.interpolation import apply_separable
 from custom_nets.operators.slice_profile import slice_profile_matrix
 from custom_nets.utils.files import absolute, write_json
 from custom_nets.utils.record import environment, file_record, peak_memory_gib
+from custom_nets.visualize.page import volume_page
 from custom_nets.visualize.volumes import preview_figure
 
 __all__ = ["InferenceRecord", "consistency"]
 
 
-def consistency(image: torch.Tensor, output: torch.Tensor, source: Grid, target: Grid) -> dict[str, Any]:
+def consistency(
+    image: torch.Tensor, output: torch.Tensor, source: Grid, target: Grid
+) -> tuple[dict[str, Any], torch.Tensor | None]:
     """Degrade the output to the input's grid again and compare: does it still say what was measured?
 
     The slice profile is taken as Gaussian with the input's spacing as its width. Voxels within one input voxel of the
@@ -33,11 +36,12 @@ def consistency(image: torch.Tensor, output: torch.Tensor, source: Grid, target:
         image, output: [C, X, Y, Z] on ``source`` and [C, X', Y', Z'] on ``target``, same units.
 
     Returns:
-        "rms" and "max" of the difference as a share of the input's range (0.1 to 99.9 percentile), or why not.
+        "rms" and "max" of the difference as a share of the input's range (0.1 to 99.9 percentile), or why not; and the
+        difference [C, X, Y, Z] itself, 0 where it is left out, or None.
     """
     positions = target.axis_positions(source)
     if positions is None:
-        return {"computed": False, "reason": "the output grid is oblique to the input"}
+        return {"computed": False, "reason": "the output grid is oblique to the input"}, None
     scale = source.scale_to(target)
     matrices: list[torch.Tensor | None] = []
     inner = [slice(None)]
@@ -45,25 +49,27 @@ def consistency(image: torch.Tensor, output: torch.Tensor, source: Grid, target:
         p, n = positions[axis], target.shape[axis]
         inside = np.flatnonzero((p > -0.5 + scale[axis]) & (p < n - 0.5 - scale[axis]))
         if len(inside) == 0:
-            return {"computed": False, "reason": "the output covers too little of the input"}
+            return {"computed": False, "reason": "the output covers too little of the input"}, None
         matrices.append(slice_profile_matrix(n, p[inside], float(scale[axis]), "gaussian").float())
         inner.append(slice(int(inside[0]), int(inside[-1]) + 1))
     again = apply_separable(output.float(), matrices)
     measured = image[tuple(inner)].float()
     low, high = np.percentile(image.numpy(), (0.1, 99.9))
     span = max(float(high - low), 1e-12)
-    difference = (again - measured).abs() / span
+    difference = again - measured
+    residual = torch.zeros(image.shape)
+    residual[tuple(inner)] = difference
     return {
         "computed": True,
-        "rms": float(difference.square().mean().sqrt()),
-        "max": float(difference.max()),
+        "rms": float(difference.square().mean().sqrt() / span),
+        "max": float(difference.abs().max() / span),
         "unit": "share of the input's 0.1-99.9 percentile range",
         "assumed_profile": "gaussian, as wide as the input's voxels",
-    }
+    }, residual
 
 
 class InferenceRecord:
-    """Writes ``<volume>.png`` and then ``<volume>.json`` for every case of a
+    """Writes ``<volume>.png``, ``<volume>.html`` and then ``<volume>.json`` for every case of a
     :class:`custom_nets.engines.CaseEvaluator`.
 
     Args:
@@ -71,6 +77,8 @@ class InferenceRecord:
         options: what was asked for; goes into the record as it is.
         preview: draw the picture.
         figure: draws it, as :func:`custom_nets.visualize.preview_figure` does.
+        report: write the page (see :mod:`custom_nets.visualize.page`).
+        report_identity: the page says whose scan it is and when it was taken.
     """
 
     def __init__(
@@ -79,19 +87,27 @@ class InferenceRecord:
         options: dict[str, Any],
         preview: bool = True,
         figure: Callable[..., Any] = preview_figure,
+        report: bool = False,
+        report_identity: bool = False,
     ) -> None:
         self.checkpoint = checkpoint
         self.weights = file_record(checkpoint)  # now, when they are loaded: the file may be replaced during a long run
         self.options = options
         self.preview = preview
         self.figure = figure
+        self.report = report
+        self.report_identity = report_identity
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
         for item, result in zip(engine.state.batch, engine.state.output, strict=True):  # type: ignore[call-overload]
-            self.write(engine, str(item["case"]), result["image"], result["pred"])
+            self.write(engine, str(item["case"]), result["image"], result["pred"], result.get("uncertainty"))
+
+    def lacks(self, record: Path) -> bool:
+        """Whether a page was asked for that an earlier run, with this record, did not write."""
+        return self.report and not record.with_suffix(".html").is_file()
 
     def differences(self, path: Path) -> str:
         """What the record of an earlier run says that was asked for otherwise; "" when nothing was.
@@ -112,8 +128,8 @@ class InferenceRecord:
             if name not in ignored and then.get(name) != now[name]
         )
 
-    def write(self, engine: Any, case: str, image: Any, output: Any) -> None:
-        """Picture and record of one case: MetaTensors [C, X, Y, Z] in input units."""
+    def write(self, engine: Any, case: str, image: Any, output: Any, uncertainty: Any = None) -> None:
+        """Picture, page and record of one case: MetaTensors [C, X, Y, Z] in input units."""
         source, target = Grid.of(image), Grid.of(output)
         made_of = image.meta.get("filename_or_obj")
         path = Path(output.meta["saved_to"])
@@ -126,31 +142,43 @@ class InferenceRecord:
             if key in image.meta
         }
         device = engine.state.device
-        write_json(
-            record_path(path),
-            {
-                "case": case,
-                "input": {
-                    "file": made_of and absolute(made_of),
-                    **_geometry(source),
-                    "volumes": len(image),
-                    **meta,
-                },
-                "output": {"file": str(path), **_geometry(target), "volumes": len(output), **file_record(path)},
-                "options": self.options,
-                "network": type(engine.network).__name__,
-                "checkpoint": {"file": self.checkpoint, **self.weights},
-                "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
-                "threads": torch.get_num_threads(),
-                "seconds": round(time.perf_counter() - engine.started, 2),
-                "peak_memory_gib": round(peak_memory_gib(), 2),
-                # what the inferer told about its work
-                **({"inference": json.loads(output.meta["inference"])} if "inference" in output.meta else {}),
-                "consistency": consistency(image.as_tensor().cpu(), output.as_tensor().cpu(), source, target),
-                "versions": environment(),
-                "note": "Research use only. Detail between the measured voxels is estimated, not measured.",
+        agrees, residual = consistency(image.as_tensor().cpu(), output.as_tensor().cpu(), source, target)
+        record = {
+            "case": case,
+            "input": {
+                "file": made_of and absolute(made_of),
+                **_geometry(source),
+                "volumes": len(image),
+                **meta,
             },
-        )
+            "output": {"file": str(path), **_geometry(target), "volumes": len(output), **file_record(path)},
+            "options": self.options,
+            "network": type(engine.network).__name__,
+            "checkpoint": {"file": self.checkpoint, **self.weights},
+            "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
+            "threads": torch.get_num_threads(),
+            "seconds": round(time.perf_counter() - engine.started, 2),
+            "peak_memory_gib": round(peak_memory_gib(), 2),
+            # what the inferer told about its work
+            **({"inference": json.loads(output.meta["inference"])} if "inference" in output.meta else {}),
+            "consistency": agrees,
+            "versions": environment(),
+            "note": "Research use only. Detail between the measured voxels is estimated, not measured.",
+        }
+        page = path.with_name(stem + ".html")
+        if self.report:
+            volume_page(
+                page,
+                image[:1],
+                output[:1],
+                record,
+                residual=None if residual is None else residual[:1],
+                uncertainty=None if uncertainty is None else uncertainty[:1],
+                identity=self.report_identity,
+            )
+        else:
+            page.unlink(missing_ok=True)  # it would show an earlier result
+        write_json(record_path(path), record)
 
 
 def _geometry(grid: Grid) -> dict[str, Any]:
