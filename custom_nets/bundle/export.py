@@ -3,16 +3,20 @@
     python -m custom_nets.bundle.export BUNDLE --format onnx --output FILE
 
 MONAI's ``ckpt_export`` and ``onnx_export`` make the file; here it is compared with the network that it was made of, and
-one that differs is not kept. What is exported is ``network(image)`` with all else at its default, as in the bundle's
-``metadata.json``: arssr two times finer along each axis, most_dsa the frame halfway, transmrsr the middle planes. The
-inferers, which make a whole volume or run of it, are not part of it.
+one that differs is not kept. What is exported is ``network(image)`` with all else at its default. The inferers, which
+make a whole volume or run of it, are not part of it.
+
+How a network is exported stands in the bundle's ``metadata.json`` as ``export``: ``input_shapes`` (that a file is
+compared at, the first being the one it is made for), ``trace`` (true where the network cannot be scripted), and
+``optimize`` (false where ONNX' own optimiser would take minutes).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +27,10 @@ from custom_nets.bundle.pack import bundle_folder, bundle_name
 from custom_nets.checkpoints import load_network
 from custom_nets.utils.files import new_file
 
-__all__ = ["FORMATS", "SHAPES", "TOLERANCE", "export"]
+__all__ = ["FORMATS", "TOLERANCE", "export"]
 
 FORMATS = ("torchscript", "onnx")
 TOLERANCE = 1e-4  # largest difference from the network itself, in its units of about 0 to 1
-SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {  # of inputs that a file is compared at
-    "arssr": ((1, 1, 8, 9, 10), (1, 1, 12, 7, 5)),
-    "most_dsa": ((1, 2, 48, 64), (2, 2, 37, 21)),
-    "transmrsr": ((1, 5, 64, 64), (2, 5, 128, 64)),
-}
-# cannot be scripted; a trace holds for all planes that are multiples of 64
-TRACED = ("transmrsr",)
 
 
 def export(
@@ -56,29 +53,30 @@ def export(
         ModuleNotFoundError: onnx, onnxscript and onnxruntime are needed and not there.
     """
     folder = bundle_folder(bundle)
-    name = bundle_name(folder)
-    if name not in SHAPES:
-        raise ValueError(f"how to export '{name}' is not known; there are {', '.join(SHAPES)}.")
+    facts = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8")).get("export")
+    if not facts:
+        raise ValueError(f"'{bundle_name(folder)}' has no network to export: its metadata.json has no 'export'.")
+    known = tuple(tuple(int(n) for n in known_shape) for known_shape in facts["input_shapes"])
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}.")
     given = None if shape is None else tuple(int(n) for n in shape)
-    expected = SHAPES[name][0]
+    expected = known[0]
     if given is not None and (len(given) != len(expected) or given[1] != expected[1] or min(given) < 1):
         raise ValueError(f"shape must be like {list(expected)} (batch, channels, size), got {list(given)}.")
     if format == "onnx":
         _check_onnx()
     target = Path(output)
-    shapes = (given or expected,) if format == "onnx" else SHAPES[name] + ((given,) if given else ())
+    shapes = (given or expected,) if format == "onnx" else known + ((given,) if given else ())
     network = load_network(folder / "models" / "model.pt").eval()
     images = {shape: torch.rand(shape, generator=torch.Generator().manual_seed(0)) for shape in shapes}
     with torch.no_grad():
         wanted = {shape: network(image) for shape, image in images.items()}
     with new_file(target) as part:
         if format == "onnx":
-            _write_onnx(folder, part, shapes[0], name)
+            _write_onnx(folder, part, shapes[0], facts)
             run = _onnx_runner(part)
         else:
-            _write_torchscript(folder, part, name)
+            _write_torchscript(folder, part, facts)
             run = torch.jit.load(part)
         with torch.no_grad():
             differences = {shape: _difference(run(image), wanted[shape]) for shape, image in images.items()}
@@ -97,9 +95,10 @@ def _difference(got: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((got - wanted).abs().max())
 
 
-def _write_torchscript(folder: Path, path: Path, name: str) -> None:
-    traced = name in TRACED
-    ckpt_export(**_arguments(folder, path), use_trace=traced, input_shape=list(SHAPES[name][0]) if traced else None)
+def _write_torchscript(folder: Path, path: Path, facts: Mapping[str, Any]) -> None:
+    traced = facts.get("trace", False)
+    shape = list(facts["input_shapes"][0]) if traced else None
+    ckpt_export(**_arguments(folder, path), use_trace=traced, input_shape=shape)
 
 
 def _check_onnx() -> None:
@@ -113,7 +112,7 @@ def _check_onnx() -> None:
         ) from error
 
 
-def _write_onnx(folder: Path, path: Path, shape: tuple[int, ...], name: str) -> None:
+def _write_onnx(folder: Path, path: Path, shape: tuple[int, ...], facts: Mapping[str, Any]) -> None:
     onnx_export(
         **_arguments(folder, path),
         input_shape=list(shape),
@@ -123,7 +122,7 @@ def _write_onnx(folder: Path, path: Path, shape: tuple[int, ...], name: str) -> 
             "output_names": ["pred"],
             "dynamo": True,
             "external_data": False,  # all in the one file
-            "optimize": name != "transmrsr",  # would take minutes; runtimes do it themselves
+            "optimize": facts.get("optimize", True),
         },
     )
 

@@ -6,11 +6,17 @@ import os
 import shutil
 from pathlib import Path
 
-__all__ = ["WEIGHTS", "check_bundle", "copy_bundle"]
+__all__ = ["WEIGHTS", "check_bundle", "copy_bundle", "find_bundles"]
 
 WEIGHTS = "models/model.pt"
 _PARTS = ("configs", "docs", "LICENSE")  # nothing else: beside them may lie scans, results and other weights
 _REQUIRED = ("configs/metadata.json", "configs/inference.json")
+
+
+def find_bundles() -> list[Path]:
+    """Folders of the bundles beside this package, by name: those with a ``configs/metadata.json``."""
+    checkout = Path(__file__).resolve().parents[2]
+    return sorted(path.parents[1] for path in checkout.glob("bundles/*/configs/metadata.json"))
 
 
 def copy_bundle(bundle_root: str | os.PathLike, weights: str | os.PathLike, target: str | os.PathLike) -> Path:

@@ -23,7 +23,7 @@ from pathlib import Path
 from monai.bundle import ConfigParser
 
 from custom_nets import bundle_root
-from custom_nets.bundle.folder import WEIGHTS
+from custom_nets.bundle.folder import WEIGHTS, find_bundles
 from custom_nets.utils.files import new_file
 from custom_nets.utils.record import file_record, git_revision
 
@@ -48,7 +48,8 @@ def bundle_folder(bundle: str) -> Path:
     folder = Path(bundle).expanduser()
     if not folder.is_dir():
         if len(folder.parts) != 1:
-            raise FileNotFoundError(f"{bundle} is no folder: give the name of a bundle, such as arssr, or its folder.")
+            known = ", ".join(path.name for path in find_bundles()) or "none here"
+            raise FileNotFoundError(f"{bundle} is no folder: give the name of a bundle ({known}) or its folder.")
         folder = Path(bundle_root(bundle))
     folder = folder.resolve()
     missing = [name for name in _NEEDED if not (folder / name).is_file()]

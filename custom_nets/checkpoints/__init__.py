@@ -7,18 +7,18 @@ from typing import Any
 from custom_nets._moved import moved_name
 
 from .bundle import build_network, load_network, load_pretrained, save_checkpoint
-from .priors import with_prior, with_published_prior
-from .published import load_published, read_centroids
+from .priors import with_prior
+from .published import load_published, published_methods, read_centroids
 
 __all__ = [
     "build_network",
     "load_network",
     "load_published",
+    "published_methods",
     "read_centroids",
     "save_checkpoint",
     "load_pretrained",
     "with_prior",
-    "with_published_prior",
 ]
 
 

@@ -3,8 +3,7 @@
 A bundle checkpoint is a dictionary ``{"model": state_dict, "arch": {"name": class, ...keyword arguments}}`` of tensors
 and plain Python types, so it loads with ``weights_only=True`` and the network is rebuilt without guessing.
 
-    python -m custom_nets.checkpoints arssr ArSSR_RDN.pkl model.pt
-    python -m custom_nets.checkpoints transmrsr best.pt model.pt --centroids centroids/
+    python -m custom_nets.checkpoints METHOD AUTHORS_FILE model.pt
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from custom_nets.networks import network_classes
 from custom_nets.utils.weights import StateDict, checked_arch, read_checkpoint, write_checkpoint
 
 __all__ = ["build_network", "load_network", "save_checkpoint", "load_pretrained"]
@@ -33,13 +33,12 @@ def build_network(arch: Mapping[str, Any]) -> nn.Module:
     Raises:
         ValueError: no such network, or arguments that it does not take.
     """
-    from custom_nets import networks
-
     kwargs = checked_arch(arch)
     name = kwargs.pop("name")
-    if name not in networks.__all__:
-        raise ValueError(f"unknown network {name!r} in the checkpoint, known: {', '.join(networks.__all__)}.")
-    network = getattr(networks, name)
+    known = network_classes()
+    if name not in known:
+        raise ValueError(f"unknown network {name!r} in the checkpoint, known: {', '.join(sorted(known))}.")
+    network = known[name]
     if unknown := sorted(set(kwargs) - set(inspect.signature(network).parameters)):
         raise ValueError(f"{name} cannot be built from the checkpoint's {kwargs}: it has no argument '{unknown[0]}'.")
     try:

@@ -62,14 +62,14 @@ def find_thick_axis(grid: Grid, chosen: str | int | None = None) -> int:
         if spacing[axis] < _THICK * others.min():
             raise ValueError(
                 f"the input has no thick slices: voxels of {found} mm, an axis {_THICK} times as coarse as both others "
-                "is needed. The bundle arssr samples such a volume at any spacing; --thick_axis z sharpens it along z "
+                "is needed. Other bundles sample such a volume at any spacing; --thick_axis z sharpens it along z "
                 "all the same."
             )
         if spacing[axis] < _THICK * others.max():
             raise ValueError(
                 f"the input has no unique thick axis: voxels of {found} mm (x, y, z), one axis {_THICK} times as "
-                "coarse as both others is needed. Name it with --thick_axis x, y or z, or take the bundle arssr, "
-                "which samples any spacing."
+                "coarse as both others is needed. Name it with --thick_axis x, y or z, or take a bundle that samples "
+                "at any spacing."
             )
     if grid.shape[axis] < 4:
         raise ValueError(
@@ -347,14 +347,9 @@ def _turn(volume: torch.Tensor, order: Sequence[int], flips: Sequence[bool]) -> 
 
 
 def _any_size(network: Any) -> Any:
-    """The network itself, or the published one behind the same ``forward``."""
-    from custom_nets.networks import TransMRSR
-
-    if not isinstance(network, TransMRSR):
-        return network
-    from custom_nets.networks.published_planes import PublishedPlanes
-
-    return PublishedPlanes(network)
+    """The network itself, or what it says that takes planes of any size."""
+    as_plane_network = getattr(network, "as_plane_network", None)
+    return network if as_plane_network is None else as_plane_network()
 
 
 def _device_of(network: Any) -> torch.device:

@@ -3,8 +3,7 @@ from __future__ import annotations
 from .laplacian import LaplacianPyramidLoss
 from .most_dsa import MoStDSALoss
 from .multiscale import MultiscaleCharbonnierLoss, MultiscalePSNRLoss
-from .planes import PlaneLoss
-from .transmrsr import TransMRSRLoss
+from .transmrsr import PlaneLoss, TransMRSRLoss
 from .vgg_losses import VGGLosses, perceptual_distance, style_distance
 
 __all__ = [

@@ -440,6 +440,25 @@ class AnySizeTransMRSR(nn.Module):
         network: AnySizeTransMRSR = import_module("custom_nets.checkpoints.priors").with_prior(self, path, freeze)
         return network
 
+    def take_prior(self, prior: nn.Module) -> None:
+        """Take decoder and centroids over from a trained :class:`BrainPrior`.
+
+        Raises:
+            ValueError: another network or other sizes, or its centroids were never fitted.
+        """
+        if not isinstance(prior, BrainPrior):
+            raise ValueError(f"it is a {type(prior).__name__}, not a BrainPrior (pretrain_prior.json makes one).")
+        if len(self.centroids) and not bool(torch.isfinite(prior.centroids).all()):
+            raise ValueError("it has no centroids yet: run fit_centroids.json on it, or num_centroids 0.")
+        try:
+            self.generator.load_state_dict(prior.synthesis.state_dict())
+        except RuntimeError as error:
+            raise ValueError(f"it has other sizes than this network: {error}") from error
+        if len(self.centroids):
+            if prior.centroids.shape != self.centroids.shape:
+                raise ValueError(f"it has {len(prior.centroids)} centroids, this network takes {len(self.centroids)}.")
+            self.centroids.copy_(prior.centroids)
+
     def check_weights(self) -> None:
         """Called when weights were loaded.
 

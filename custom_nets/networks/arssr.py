@@ -18,7 +18,9 @@ A *position* counts LR voxels: 0 is the centre of the first voxel of an axis, -0
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -26,6 +28,7 @@ import torch.nn.functional as F
 
 from custom_nets.networks.layers import PointwiseConv3d, RowLinear, winograd
 from custom_nets.operators.interpolation import bspline_coefficients, mirror_pad, sample_bspline, sample_trilinear
+from custom_nets.utils.weights import PublishedWeights, StateDict
 
 __all__ = ["RDN", "ResCNN", "SRResNet", "ImplicitDecoder", "ArSSR", "ResidualArSSR", "grid_positions"]
 
@@ -204,6 +207,30 @@ class ImplicitDecoder(nn.Module):
 # ---- networks ----
 
 
+def _arssr_arch(state: StateDict) -> dict[str, Any]:
+    """Read encoder and sizes of a published ArSSR off its keys."""
+    marks = {
+        "RDN": "encoder.output.weight",
+        "ResCNN": "encoder.conv_end.0.weight",
+        "SRResNet": "encoder.features.20.0.weight",
+    }
+    found = [name for name, key in marks.items() if key in state]
+    if len(found) != 1 or "decoder.stage_one.0.weight" not in state:
+        wanted = ", ".join(f"{key} ({name})" for name, key in marks.items())
+        raise ValueError(
+            f"not an ArSSR state dict: expected decoder.stage_one.0.weight and one of {wanted}; "
+            f"found {len(state)} keys (first: {', '.join(list(state)[:4]) or 'none'})."
+        )
+    linears = sum(bool(re.fullmatch(r"decoder\.stage_one\.\d+\.weight", key)) for key in state)
+    return {
+        "name": "ArSSR",
+        "encoder": found[0],
+        "feature_dim": int(state[marks[found[0]]].shape[0]),
+        "decoder_depth": 2 * linears,
+        "decoder_width": int(state["decoder.stage_one.0.weight"].shape[0]),
+    }
+
+
 class ArSSR(nn.Module):
     """The published network (parity class).
 
@@ -216,6 +243,8 @@ class ArSSR(nn.Module):
         feature_dim: F.
         decoder_depth, decoder_width: see :class:`ImplicitDecoder`.
     """
+
+    published = PublishedWeights("arssr", _arssr_arch)
 
     sampling_padding = "zeros"
     adds_interpolation = False

@@ -18,11 +18,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+
+from custom_nets.utils.weights import PublishedWeights, StateDict
 
 __all__ = ["Interpolation", "MoStDSA", "centred_padding", "half_size", "warp"]
 
@@ -376,6 +378,41 @@ class Interpolation(NamedTuple):
     logits: torch.Tensor
 
 
+def _most_dsa_arch(state: StateDict) -> dict[str, Any]:
+    """Read the sizes of a published MoSt-DSA or GenDSA off its keys."""
+    block = "feature_bone.block4.0."
+    marks = {
+        "features": ("feature_bone.block1.conv.0.weight", 4),
+        "queries": (block + "Lambda.to_q.weight", 4),
+        "keys": (block + "Lambda.to_k.weight", 4),
+        "window": (block + "Lambda.pos_conv.weight", 5),
+        "motion": (block + "Lambda.motion_proj.weight", 4),
+        "mlp": (block + "mlp.fc1.weight", 2),
+        "head": ("block.0.conv.0.0.weight", 4),
+        "refiner": ("unet.conv.weight", 4),
+    }
+    missing = [key for key, ndim in marks.values() if key not in state or state[key].ndim != ndim]
+    if missing:
+        raise ValueError(
+            f"not a MoSt-DSA or GenDSA state dict: {', '.join(missing)} missing or of another kind; "
+            f"found {len(state)} keys (first: {', '.join(list(state)[:4]) or 'none'})."
+        )
+    shape = {name: state[key].shape for name, (key, _) in marks.items()}
+    return {
+        "name": "MoStDSA",
+        "in_channels": int(shape["features"][1]),
+        "num_features": int(shape["features"][0]),
+        "num_blocks": len({key.split(".")[2] for key in state if key.startswith("feature_bone.block4.")}),
+        "num_heads": int(shape["queries"][0] // shape["keys"][0]),
+        "key_dim": int(shape["keys"][0]),
+        "window": int(shape["window"][-1]),
+        "motion_dim": int(shape["motion"][0]),
+        "mlp_ratio": int(shape["mlp"][0] // shape["mlp"][1]),
+        "head_width": int(shape["head"][0]),
+        "refiner_width": int(shape["refiner"][1]),
+    }
+
+
 class MoStDSA(nn.Module):
     """The published MoSt-DSA (and GenDSA), key for key; the defaults are the published sizes.
 
@@ -408,6 +445,8 @@ class MoStDSA(nn.Module):
         >>> net(torch.rand(1, 3, 64, 96), torch.rand(1, 3, 64, 96), [0.25, 0.5, 0.75]).shape
         torch.Size([1, 3, 3, 64, 96])
     """
+
+    published = PublishedWeights("most_dsa", _most_dsa_arch, leftovers=("attn_mask", "HW"))
 
     def __init__(
         self,

@@ -20,14 +20,19 @@ or of an MLP's hidden channels is made.
 from __future__ import annotations
 
 import math
+import re
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from numpy.typing import NDArray
+
+from custom_nets.utils.weights import PublishedWeights, StateDict
 
 __all__ = ["StyleSwinDiscriminator", "StyleSwinGenerator", "channels_at"]
 
@@ -580,6 +585,43 @@ def reduce(x: torch.Tensor) -> torch.Tensor:
     return F.conv2d(x, _smoothing_kernel(x), stride=2, padding=1, groups=x.shape[1])
 
 
+# parts of keys that are not loaded: buffers that are known
+CONSTANT_KEYS = ("attn_mask", "relative_position_index", "_float_tensor", "upsample.kernel")
+
+
+def level_widths(state: StateDict, prefix: str = "") -> list[int]:
+    """Channels of a StyleSwin's levels from 4x4 on, by their key ``layers.N.blocks.0.proj.bias``."""
+    found: dict[int, int] = {}
+    for key, value in state.items():
+        match = re.fullmatch(re.escape(prefix) + r"layers\.(\d+)\.blocks\.0\.proj\.bias", key)
+        if match:
+            found[int(match[1])] = len(value)
+    return [found[level] for level in sorted(found)]
+
+
+def _styleswin_arch(state: StateDict) -> dict[str, Any]:
+    """Read the sizes of a published StyleSwin generator off its keys."""
+    widths = level_widths(state)
+    if len(widths) < 2 or "style.1.weight" not in state or "to_rgbs.0.conv.weight" not in state:
+        raise ValueError(
+            "not a StyleSwin generator: layers.N.blocks.0.proj.bias, style.1.weight or to_rgbs.0.conv.weight missing; "
+            f"found {len(state)} keys (first: {', '.join(list(state)[:4]) or 'none'})."
+        )
+    arch: dict[str, Any] = {
+        "name": "StyleSwinGenerator",
+        "size": 2 ** (len(widths) + 1),
+        "style_dim": int(state["style.1.weight"].shape[0]),
+        "mapping_layers": sum(bool(re.fullmatch(r"style\.\d+\.weight", key)) for key in state),
+        "image_channels": int(state["to_rgbs.0.conv.weight"].shape[0]),
+    }
+    multipliers = [m for m in (1, 2) if widths == [channels_at(4 * 2**i, m) for i in range(len(widths))]]
+    if multipliers:
+        arch["channel_multiplier"] = multipliers[0]
+    else:
+        arch["channels"] = widths
+    return arch
+
+
 class StyleSwinGenerator(StyleSynthesis):
     """Noise [B, S] -> images [B, image_channels, size, size], in the units of the training images.
 
@@ -598,6 +640,11 @@ class StyleSwinGenerator(StyleSynthesis):
         >>> net(torch.randn(2, 16)).shape
         torch.Size([2, 1, 32, 32])
     """
+
+    # the published files hold the command line's options too
+    published = PublishedWeights(
+        "styleswin", _styleswin_arch, entry="g_ema", leftovers=CONSTANT_KEYS, also_holds=(Namespace,)
+    )
 
     def __init__(
         self,

@@ -17,27 +17,33 @@ Shapes: B planes, S their side, C channels, (H, W) rows and columns of a level. 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
 from custom_nets.networks.style_swin import (
+    CONSTANT_KEYS,
     MLP,
     EqualConv2d,
     EqualLinear,
     PositionBias,
     ScaledLeakyReLU,
+    StyleSwinGenerator,
     StyleSynthesis,
     as_map,
     as_tokens,
     attend,
     channels_at,
     check_size,
+    level_widths,
     map_windows,
     uses_inplace_cpu_path,
 )
+from custom_nets.utils.weights import PublishedWeights, StateDict
 
 __all__ = ["CENTROID_RULES", "TransMRSR"]
 
@@ -225,6 +231,29 @@ def drawn_to_centroids(
 # ---- the network ----
 
 
+def _transmrsr_arch(state: StateDict) -> dict[str, Any]:
+    """Read size and kind of modulation of a published TransMRSR off its keys."""
+    levels = {key.split(".")[1] for key in state if re.fullmatch(r"layers\.\d+\.conv\.weight", key)}
+    head, latents = state.get("condition_scale.0.2.weight"), state.get("final_layers.weight")
+    if not levels or head is None or head.ndim != 4 or latents is None or "generator.input.input" not in state:
+        raise ValueError(
+            "not a TransMRSR state dict: layers.N.conv.weight, condition_scale.0.2.weight, final_layers.weight or "
+            f"generator.input.input missing or of another kind; found {len(state)} keys (first: "
+            f"{', '.join(list(state)[:4]) or 'none'})."
+        )
+    size = 2 ** (len(levels) + 2)
+    arch: dict[str, Any] = {"name": "TransMRSR", "size": size, "half_modulation": 2 * head.shape[0] == head.shape[1]}
+    if "centroids" in state:
+        arch["num_centroids"] = len(state["centroids"])
+    style_dim = latents.shape[0] // (2 * len(levels) + 2)
+    if style_dim != 512:
+        arch["style_dim"] = style_dim
+    widths = level_widths(state, "generator.")
+    if widths != [channels_at(4 * 2**i) for i in range(len(widths))]:
+        arch["channels"] = widths
+    return arch
+
+
 class TransMRSR(nn.Module):
     """The published network: planes that contain the thick axis, interpolated to thin rows -> sharp planes.
 
@@ -247,6 +276,14 @@ class TransMRSR(nn.Module):
         >>> net(torch.randn(1, 3, 16, 16)).shape
         torch.Size([1, 3, 16, 16])
     """
+
+    published = PublishedWeights(
+        "transmrsr",
+        _transmrsr_arch,
+        entry="net_G_I",
+        leftovers=(*CONSTANT_KEYS, "MAB.", "fusion_convs."),
+        takes_centroids=True,
+    )
 
     centroids: torch.Tensor
 
@@ -293,6 +330,33 @@ class TransMRSR(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d | EqualConv2d):
                 module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+
+    @property
+    def needs_prior(self) -> bool:
+        """Whether it has centroids, which only a prior's styles can give."""
+        return "centroids" in self._buffers
+
+    def take_prior(self, prior: nn.Module) -> None:
+        """Take the decoder over from a trained :class:`custom_nets.networks.StyleSwinGenerator`.
+
+        Nothing of the prior is drawn anew afterwards. (The published code did so with 73 % of it.)
+
+        Raises:
+            ValueError: another network or other sizes.
+        """
+        if not isinstance(prior, StyleSwinGenerator):
+            raise ValueError(f"it is a {type(prior).__name__}, not a StyleSwinGenerator.")
+        wanted = self.generator.state_dict()
+        try:
+            self.generator.load_state_dict({key: value for key, value in prior.state_dict().items() if key in wanted})
+        except RuntimeError as error:
+            raise ValueError(f"it has other sizes than this network: {error}") from error
+
+    def as_plane_network(self) -> nn.Module:
+        """The network as :class:`custom_nets.inferers.ThickSliceInferer` wants one: grey planes of up to S pixels."""
+        from custom_nets.networks.published_transmrsr import PublishedPlanes
+
+        return PublishedPlanes(self)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Sharpen planes.

@@ -1,5 +1,5 @@
 from __future__ import annotations
 
-from .schedules import most_dsa_schedule, published_rate
+from .most_dsa import most_dsa_schedule, published_rate
 
 __all__ = ["most_dsa_schedule", "published_rate"]

@@ -58,7 +58,7 @@ class SaveAngiographyd(MapTransform):
         self,
         keys: KeysCollection,
         output_dir: str | Path,
-        output_postfix: str = "most_dsa",
+        output_postfix: str = "trans",
         output_format: str | None = None,
         film: bool = False,
         made_by: str = "custom_nets",

@@ -159,7 +159,7 @@ class SaveVolumed(MapTransform):
         self,
         keys: KeysCollection,
         output_dir: str | Path,
-        output_postfix: str = "arssr",
+        output_postfix: str = "trans",
         ref_key: str = "image",
         case_key: str = "case",
         output_format: str | None = None,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 
 from custom_nets.utils.files import new_file
 
-__all__ = ["checked_arch", "read_checkpoint", "write_checkpoint"]
+__all__ = ["PublishedWeights", "StateDict", "checked_arch", "read_checkpoint", "write_checkpoint"]
 
 
 StateDict = Mapping[str, torch.Tensor]
@@ -21,6 +22,28 @@ StateDict = Mapping[str, torch.Tensor]
 _WORD = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_ .+-]{0,62}[A-Za-z0-9_])?")
 _LARGEST = 1 << 16  # no size of a layer, nor a number of layers, comes near
 _DEEPEST = 3  # lists in lists
+
+
+@dataclass(frozen=True)
+class PublishedWeights:
+    """How the authors' weights of a method are read; the attribute ``published`` of its network.
+
+    Args:
+        method: name on the command line.
+        read_arch: state dict -> the network's description (see :func:`custom_nets.checkpoints.build_network`), or
+            ValueError with the keys that are missing.
+        entry: of a larger checkpoint, the entry with the network that is used.
+        leftovers: parts of keys that are not loaded: other networks' weights, constant buffers, unused modules.
+        also_holds: classes that the files hold besides tensors and plain types.
+        takes_centroids: whether the method has centroids of styles in other files.
+    """
+
+    method: str
+    read_arch: Callable[[StateDict], dict[str, Any]]
+    entry: str | None = None
+    leftovers: tuple[str, ...] = ()
+    also_holds: tuple[type, ...] = ()
+    takes_centroids: bool = False
 
 
 def read_checkpoint(path: str | os.PathLike, map_location: str | torch.device = "cpu") -> dict[str, Any]:

@@ -26,47 +26,41 @@ REQUIRED = (
     "LICENSE",
     "configs/metadata.json",
     "configs/inference.json",
-    "configs/train.json",
     "configs/evaluate.json",
-    "configs/multi_gpu_train.json",
     "configs/logging.conf",
     "docs/README.md",
     "docs/data_license.txt",
-    "models/model.pt",
 )
-# per bundle: which config is which kind of workflow, and what it needs to be initialized on what lies in DATA
-WORKFLOWS: dict[str, dict[str, tuple[list[str], str, dict[str, Any]]]] = {
-    "arssr": {
-        "train": (["train.json"], "train", {"dataset_dir": "DATA", "validation_crop_size": 32}),
-        "evaluate": (["evaluate.json"], "inference", {"dataset_dir": "DATA"}),
-        "inference": (["inference.json"], "inference", {"input": "DATA", "scale": 2}),
-    },
-    "most_dsa": {
-        "train": (["train.json"], "train", {"dataset_dir": "DATA", "crop_size": 32, "longest_gap": 3}),
-        "evaluate": (["evaluate.json"], "inference", {"dataset_dir": "DATA", "missing_frames": [1]}),
-        "inference": (["inference.json"], "inference", {"input": "DATA", "frames_between": 1}),
-    },
-    "transmrsr": {
-        "train": (["train.json"], "train", {"dataset_dir": "DATA", "validation_crop_size": 32}),
-        "evaluate": (["evaluate.json"], "inference", {"dataset_dir": "DATA"}),
-        "inference": (["inference.json"], "inference", {"input": "DATA"}),
-    },
+TRAINED = ("configs/train.json", "configs/multi_gpu_train.json", "models/model.pt")  # where weights are shipped
+WORKFLOWS = {"train": "train", "evaluate": "inference", "inference": "inference"}  # config -> kind of workflow
+# what a config needs to be initialized on what lies in DATA, quickly; it is given those that are ids of its own
+TINY: dict[str, dict[str, Any]] = {
+    "train": {"dataset_dir": "DATA", "validation_crop_size": 32, "crop_size": 32, "longest_gap": 3},
+    "evaluate": {"dataset_dir": "DATA", "missing_frames": [1]},
+    "inference": {"input": "DATA", "scale": 2, "frames_between": 1},
 }
-NO_TORCHSCRIPT: dict[str, str] = {}  # bundle -> why it cannot be exported; the zoo has such a list, too
 
 pytestmark = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
 
 
+def metadata_of(bundle: Path) -> dict[str, Any]:
+    return json.loads((bundle / "configs" / "metadata.json").read_text())
+
+
+def ships_weights(bundle: Path) -> bool:
+    """False for a method that is fitted to one scan at a time."""
+    return bool(metadata_of(bundle).get("ships_weights", True))
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """A folder for each bundle: two volumes, or two runs, of smooth noise."""
+    """A folder for each kind of input: two volumes, or two runs, of smooth noise."""
     folder = tmp_path_factory.mktemp("data")
     for seed in range(2):
         values = ndimage.gaussian_filter(np.random.default_rng(seed).random((40, 40, 40)), 2).astype(np.float32)
-        for name in ("arssr", "transmrsr"):
-            (folder / name).mkdir(exist_ok=True)
-            nib.save(nib.Nifti1Image(values, np.eye(4)), folder / name / f"sub-{seed}.nii.gz")
-        run = folder / "most_dsa" / f"patient-{seed}"
+        (folder / "volume").mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(values, np.eye(4)), folder / "volume" / f"sub-{seed}.nii.gz")
+        run = folder / "angiography_run" / f"patient-{seed}"
         run.mkdir(parents=True)
         np.savez(run / "run.npz", frames=values[:12], times_s=np.arange(12) / 4)
     return folder
@@ -85,14 +79,16 @@ def weights(bundle: Path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("name", REQUIRED)
+@pytest.mark.parametrize("name", [*REQUIRED, *TRAINED])
 def test_required_file_exists(bundle, name):
+    if name in TRAINED and not ships_weights(bundle):
+        pytest.skip("fitted to one scan at a time: nothing is trained before")
     path = bundle / name
     assert path.is_file() or (name.startswith("models/") and (bundle / "large_files.yml").is_file())
 
 
 def test_version_is_in_the_changelog(bundle):
-    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    metadata = metadata_of(bundle)
     assert metadata["version"] in metadata["changelog"]
 
 
@@ -110,15 +106,15 @@ def test_metadata_follows_the_schema(bundle, tmp_path):
             verify_metadata(meta_file=str(broken), filepath=schema)
 
 
-@pytest.mark.parametrize("kind", ["train", "evaluate", "inference"])
+@pytest.mark.parametrize("kind", WORKFLOWS)
 def test_properties_are_all_there(bundle, kind, data, weights, tmp_path):
-    assert bundle.name in WORKFLOWS, "say in WORKFLOWS how the configs of this bundle are initialized"
-    files, workflow_type, overrides = WORKFLOWS[bundle.name][kind]
-    overrides = {key: str(data / bundle.name) if value == "DATA" else value for key, value in overrides.items()}
+    folder = data / metadata_of(bundle)["input_kind"]
+    ids = json.loads(Path(config(bundle, f"{kind}.json")).read_text())
+    overrides = {key: str(folder) if value == "DATA" else value for key, value in TINY[kind].items() if key in ids}
     workflow = ConfigWorkflow(
-        config_file=[config(bundle, name) for name in files],
+        config_file=config(bundle, f"{kind}.json"),
         meta_file=config(bundle, "metadata.json"),
-        workflow_type=workflow_type,
+        workflow_type=WORKFLOWS[kind],
         bundle_root=str(bundle),
         output_dir=str(tmp_path),
         device="cpu",
@@ -142,8 +138,6 @@ def test_network_takes_and_gives_what_the_metadata_say(bundle, any_size, weights
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_torchscript_gives_the_same(bundle, weights, tmp_path):
-    if bundle.name in NO_TORCHSCRIPT:
-        pytest.skip(NO_TORCHSCRIPT[bundle.name])
     differences = export(str(bundle), "torchscript", tmp_path / "model.ts")
     assert len(differences) == 2 and max(differences.values()) <= 1e-4
     files = {"metadata.json": "", "inference.json": ""}

@@ -247,12 +247,10 @@ def test_sizes_of_styleswin_are_read_off_the_keys(tmp_path, prior):
 
 def test_published_widths_of_styleswin_are_a_multiplier():
     """Read without the network: weights of its size, and no memory."""
-    from custom_nets.checkpoints.published import _styleswin_arch
-
     for multiplier in (1, 2):
         with torch.device("meta"):
             state = StyleSwinGenerator(256, channel_multiplier=multiplier).state_dict()
-        arch = _styleswin_arch(state)
+        arch = StyleSwinGenerator.published.read_arch(state)
         assert arch["channel_multiplier"] == multiplier and "channels" not in arch
         assert arch["size"] == 256 and arch["style_dim"] == 512 and arch["mapping_layers"] == 8
 

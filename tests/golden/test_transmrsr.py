@@ -22,7 +22,7 @@ from custom_nets.checkpoints.published import load_published
 from custom_nets.losses import TransMRSRLoss
 from custom_nets.losses.adversarial import discriminator_loss, generator_loss, r1_penalty
 from custom_nets.losses.transmrsr import CONTENT_LAYERS, STYLE_LAYERS, layer_style_distance
-from custom_nets.metrics.published_planes import mean_plane_scores, plane_scores, published_levels
+from custom_nets.metrics.published_transmrsr import mean_plane_scores, plane_scores, published_levels
 from custom_nets.networks import style_swin, transmrsr
 from custom_nets.networks.layers.imagenet import to_imagenet_units
 from custom_nets.networks.layers.vgg19 import load_vgg19_layers

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from custom_nets.evaluation.volumes.lesions import lesion_kept, planted
 from custom_nets.geometry import Grid, nearest_axes
 from custom_nets.metrics.flicker import brightness_jump, error_gradient
-from custom_nets.metrics.published_planes import mean_plane_scores, plane_scores
+from custom_nets.metrics.published_transmrsr import mean_plane_scores, plane_scores
 from custom_nets.metrics.tissues import (
     LARGEST_BRAIN_ML,
     TISSUES,

@@ -26,7 +26,7 @@ from custom_nets.visualize.figure import (
 
 __all__ = ["draw_item", "thick_comparison_figure"]
 
-CAPTIONS = {"bspline": "B-spline", "trilinear": "trilinear", "arssr": "ArSSR", "regressor": "Swin regressor"}
+CAPTIONS = {"bspline": "B-spline", "trilinear": "trilinear"}
 COLOURS = ("#000000", "#2c7fb8", "#7f7f7f", "#f7f7f7")  # outside, fluid, grey matter, white matter
 
 

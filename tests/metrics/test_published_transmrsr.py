@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from custom_nets.metrics.published_planes import mean_plane_scores, plane_scores, published_levels
+from custom_nets.metrics.published_transmrsr import mean_plane_scores, plane_scores, published_levels
 from custom_nets.networks.layers.imagenet import to_imagenet_units
 from custom_nets.transforms.published_transmrsr import pad_or_crop
 

@@ -1,4 +1,4 @@
-"""The published protocol of TransMRSR on grey planes: padding, ImageNet's units, the prior that is kept."""
+"""The published protocol of TransMRSR on grey planes: padding and ImageNet's units."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from custom_nets.networks import TransMRSR
 from custom_nets.networks.layers.imagenet import from_imagenet_units, to_imagenet_units
+from custom_nets.networks.transmrsr import TransMRSR
 
 __all__ = ["PublishedPlanes", "published_units"]
 
