@@ -8,7 +8,7 @@ makes a turn of it, and the choice is noted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,7 @@ def read_xa_acquisition(
         volume_spacing_mm=spacing,
         quantitative=quantitative,
         notes=notes,
+        origin=run.origin if masks is None else replace(run.origin, sources=run.origin.sources + masks.origin.sources),
     )
 
 
@@ -490,6 +491,10 @@ def _alone(
     """A run that holds its own mask, or subtracted frames: projections, weights, frames, whether quantitative."""
     name, count = run.origin.path, len(run)
     if options.subtracted:
+        slope = float(run.origin.dataset.get("RescaleSlope") or 1)
+        if run.origin.meta.get("intensity_relationship") == "LOG" and slope != 1 and options.log_scale is None:
+            values, known = _logarithm(run, options, notes)
+            return (-values).astype(np.float32), None, np.arange(count), known
         grey = BACKGROUND - run.normalize(slice(None))  # how far below the ground, in units of the window
         if options.log_scale is not None:
             notes.append(f"subtracted frames: {options.log_scale:g} of line integral per grey value, as given")

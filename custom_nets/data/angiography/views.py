@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from custom_nets.data.angiography.parts import RunOrigin
 from custom_nets.geometry.cone_beam import ConeBeam
 
 __all__ = ["Acquisition", "default_volume", "volume_affine_ras"]
@@ -37,6 +38,7 @@ class Acquisition:
         quantitative: whether pixels are line integrals, so that a volume has the unit 1/mm; False for pictures of
             which only grey values are known.
         notes: what had to be assumed, for people; each a sentence.
+        origin: the run that was read, for files that are written of its patient; None where there is none.
 
     Raises:
         ValueError: fewer than two frames, wrong shapes, NaN or infinite values, times that do not increase, negative
@@ -54,6 +56,7 @@ class Acquisition:
     volume_spacing_mm: tuple[float, float, float] = (2.0, 2.0, 2.0)
     quantitative: bool = True
     notes: list[str] = field(default_factory=list)
+    origin: RunOrigin | None = None
 
     def __post_init__(self) -> None:
         projections = np.asarray(self.projections, dtype=np.float32)
