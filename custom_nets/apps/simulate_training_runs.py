@@ -29,7 +29,7 @@ def simulate_run(folder: str | Path, seed: int, kind: Kind, shape: tuple[int, in
     Args:
         folder: to make ``<kind>_<seed>`` in.
         seed: of everything.
-        kind: "fixed" (sampled at 7 to 16 Hz) or "rotational" (at 20 to 50 Hz).
+        kind: "fixed" (sampled at 7 to 16 Hz) or "rotational" (a frame every 0.5 to 1.5 degrees).
         shape: [H, W].
         num_frames: T.
     """
@@ -38,9 +38,10 @@ def simulate_run(folder: str | Path, seed: int, kind: Kind, shape: tuple[int, in
         return target
     rng = np.random.default_rng([seed, 5])
     settings = DSASettings.random(seed, kind, shape)
-    start_s, step_s = (
-        (0.3, rng.uniform(0.06, 0.14)) if kind == "fixed" else (rng.uniform(0.8, 3), rng.uniform(0.02, 0.05))
-    )
+    if kind == "fixed":
+        start_s, step_s = 0.3, rng.uniform(0.06, 0.14)
+    else:
+        start_s, step_s = rng.uniform(0.8, 3), rng.uniform(0.5, 1.5) / abs(settings.rotation_deg_s)
     times = start_s + step_s * np.arange(num_frames)
     simulator = DSASimulator(seed, settings)
     frames = np.stack([simulator.subtracted(t).astype(np.float16) for t in times])

@@ -138,6 +138,8 @@ def load_network(path: str | os.PathLike, map_location: str | torch.device = "cp
 def load_pretrained(network: nn.Module, path: str | os.PathLike | None) -> nn.Module:
     """The network itself, after the weights of a bundle checkpoint were put into it (None: it stays as it is).
 
+    Parts that a network names in ``optional_parts`` may be missing in the checkpoint: they stay as they were made.
+
     Raises:
         FileNotFoundError, ValueError: no such checkpoint, or that of another network.
     """
@@ -146,7 +148,9 @@ def load_pretrained(network: nn.Module, path: str | os.PathLike | None) -> nn.Mo
         name = content.get("arch", {}).get("name")
         if name != type(network).__name__ or "model" not in content:
             raise ValueError(f"{path} has the weights of {name}, but this config trains {type(network).__name__}.")
-        load_strictly(network, content["model"], str(path))
+        optional = tuple(f"{part}." for part in getattr(network, "optional_parts", ()))
+        fresh = {k: v for k, v in network.state_dict().items() if optional and k.startswith(optional)}
+        load_strictly(network, {**fresh, **content["model"]}, str(path))
     return network
 
 

@@ -55,8 +55,12 @@ def prepare_gap(
     non_blocking: bool = False,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...], dict[str, Any]]:
-    """For frame interpolation: ``net(frame0, frame1, timesteps, before, after, nearness)`` against ``label``."""
-    names = ("frame0", "label", "frame1", "timesteps", "before", "after", "nearness")
+    """For frame interpolation: ``net(frame0, frame1, timesteps, before, after, nearness)`` against ``label``.
+
+    Where the batch has ``flow_px``, it is the last argument.
+    """
+    names = ["frame0", "label", "frame1", "timesteps", "before", "after", "nearness"]
+    names += ["flow_px"] if "flow_px" in batchdata else []
     frame0, label, *others = (batchdata[n].to(device=device, non_blocking=non_blocking, **kwargs) for n in names)
     return frame0, label, tuple(others), {}
 

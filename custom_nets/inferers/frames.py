@@ -12,6 +12,7 @@ import torch
 from monai.inferers import Inferer
 from numpy.typing import NDArray
 
+from custom_nets.data.angiography.optical_flow import dis_flow_px
 from custom_nets.data.angiography.run import AngiographyRun, Gap, bounding_box
 
 __all__ = ["FrameInterpolationInferer", "GapPlan", "plan_times"]
@@ -222,11 +223,13 @@ class FrameInterpolationInferer(Inferer):
         """Made frames in network units, [n, H, W], and their frame positions [n], batch by batch in order of time."""
         rows, columns = bounding_box(run.active) if self.crop else (slice(None), slice(None))
         call = torch.compile(network, dynamic=False) if self.compile else network
+        flows = _Flows()
         for batch in self._batches(plans):
             ends = [(plan.gap.index, plan.gap.index + 1, plan.before, plan.after) for plan in batch]
             needed = sorted({index for end in ends for index in end if index is not None})
             units = dict(zip(needed, run.normalize(needed), strict=True))
-            pred = self._forward(call, network, run, batch, {i: u[rows, columns] for i, u in units.items()}, device)
+            seen = {i: u[rows, columns] for i, u in units.items()}
+            pred = self._forward(call, network, run, batch, seen, flows, device)
             for plan, frames in zip(batch, pred, strict=True):
                 start = units[plan.gap.index]
                 if self.crop:
@@ -259,6 +262,7 @@ class FrameInterpolationInferer(Inferer):
         run: AngiographyRun,
         batch: Sequence[GapPlan],
         units: dict[int, NDArray[np.float32]],
+        flows: _Flows,
         device: str | torch.device,
     ) -> NDArray[np.float32]:
         """[B, T, H, W] for gaps with equally many moments."""
@@ -281,6 +285,10 @@ class FrameInterpolationInferer(Inferer):
                 for p in batch
             ]
             arguments["nearness"] = torch.tensor(nearness, dtype=torch.float32, device=device)
+        if getattr(network, "takes_flow", False):
+            context = self.context and getattr(network, "takes_context", False)
+            found = np.stack([flows.of(p, units, context) for p in batch])
+            arguments["flow_px"] = torch.from_numpy(found).to(device)
         timesteps = torch.tensor([p.timesteps for p in batch], dtype=torch.float32, device=device)
         enabled = self.precision == "bfloat16"
         with torch.no_grad(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=enabled):
@@ -289,3 +297,24 @@ class FrameInterpolationInferer(Inferer):
             )
         # three equal channels went in; the mean of what comes out has no colour
         return pred.float().mean(dim=2).cpu().numpy()
+
+
+class _Flows:
+    """Motion between neighbouring frames, on the CPU; each is found once, though three gaps look at it."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int], NDArray[np.float32]] = {}
+
+    def of(self, plan: GapPlan, units: dict[int, NDArray[np.float32]], context: bool) -> NDArray[np.float32]:
+        """[8, H, W], see :func:`custom_nets.data.angiography.optical_flow.gap_flows_px`."""
+        first, last = plan.gap.index, plan.gap.index + 1
+        before, after = (plan.before, plan.after) if context else (None, None)
+        self._known = {pair: flow for pair, flow in self._known.items() if min(pair) >= first - 1}
+        none = np.zeros((2, *units[first].shape), np.float32)
+        pairs = ((first, last), (last, first), (first, before), (last, after))
+        return np.concatenate([none if j is None else self._flow(i, j, units) for i, j in pairs])
+
+    def _flow(self, source: int, target: int, units: dict[int, NDArray[np.float32]]) -> NDArray[np.float32]:
+        if (source, target) not in self._known:
+            self._known[source, target] = dis_flow_px(units[source], units[target])
+        return self._known[source, target]

@@ -85,11 +85,13 @@ class Level(nn.Module):
         self.motion = head(out, 2, std=1e-3, bias=False)  # a bias has no antisymmetric part
 
     def forward(
-        self, features: torch.Tensor, coarse: torch.Tensor, flow_px: torch.Tensor
+        self, features: torch.Tensor, coarse: torch.Tensor, flow_px: torch.Tensor, start_px: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features [2B, out, h, w] and motion beyond ``start_px`` [2B, 2, h, w], in pixels of this size."""
         coarse = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
         flow_px = 2 * F.interpolate(flow_px, scale_factor=2.0, mode="bilinear", align_corners=False)
-        own = warp(features, -flow_px / 2)
+        whole = flow_px if start_px is None else flow_px + start_px
+        own = warp(features, -whole / 2)
         x = self.join(torch.cat([coarse, own, swap(own)], dim=1))
         x = x + self.refine(x)
         return x, flow_px + antisymmetric(self.motion(x))
@@ -102,6 +104,8 @@ class SymmetricMoStDSA(nn.Module):
         widths: channels at 1/2, 1/4, 1/8 and 1/16 of the frames' size.
         pair_width: channels of what is known of a pair, at 1/2 of the size.
         time_width: channels of the refiner that runs for every moment.
+        flow: start from a motion that is given, and let what is known beside the frames move with it.
+        motions: how many motions a place may have, 1 to 3: a subtracted X-ray picture is a sum of layers.
 
     Example::
 
@@ -112,9 +116,26 @@ class SymmetricMoStDSA(nn.Module):
 
     in_channels = 1
     takes_context = True  # the frames before and after the pair
+    optional_parts = (
+        "layer_motion",
+        "layer_seen",
+        "layer_share",
+        "layer_overlap",
+    )  # which weights of one motion do not have
 
-    def __init__(self, widths: Sequence[int] = (16, 32, 48, 64), pair_width: int = 24, time_width: int = 16) -> None:
+    def __init__(
+        self,
+        widths: Sequence[int] = (16, 32, 48, 64),
+        pair_width: int = 24,
+        time_width: int = 16,
+        flow: bool = False,
+        motions: int = 1,
+    ) -> None:
         super().__init__()
+        if motions not in (1, 2, 3):
+            raise ValueError(f"motions must be 1, 2 or 3, got {motions!r}.")
+        self.takes_flow = bool(flow)
+        self.motions = int(motions)
         w1, w2, w3, w4 = widths
         self.unshuffle = nn.PixelUnshuffle(2)
         self.shuffle = nn.PixelShuffle(2)
@@ -136,34 +157,72 @@ class SymmetricMoStDSA(nn.Module):
         self.refiner = conv(pair_width + time_width, pair_width)
         self.output = head(pair_width, 8)
         self.correction = head(pair_width, 4)
+        # further motions: smooth ones, found at 1/8 of the size; how they show; what is taken of them
+        more = self.motions > 1
+        self.layer_motion = head(w3, 4, std=1e-3, bias=False) if more else nn.Identity()
+        self.layer_seen = head(time_width, pair_width) if more else nn.Identity()
+        self.layer_share = head(pair_width + time_width, 2) if more else nn.Identity()
+        self.layer_overlap = head(pair_width, 1) if more else nn.Identity()
 
     # ---- once per pair ----
 
     def pair(
-        self, frames: torch.Tensor, beyond: torch.Tensor, nearness: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, frames: torch.Tensor, beyond: torch.Tensor, nearness: torch.Tensor, flow_px: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """What is known of a pair at every moment.
 
         Args:
             frames: [2B, 1, H, W], rows of frame 0 then of frame 1; H and W multiples of 16.
-            beyond: [2B, 1, H, W], the frame before frame 0, the frame after frame 1.
+            beyond: [2B, 1, H, W], the frame before frame 0, the frame after frame 1, each moved onto its neighbour.
             nearness: [2B], length of the gap over the distance to the frame beyond; 0 where there is none.
+            flow_px: [2B, 2, H, W], the motion to start from, from each frame towards the other; none for no motion.
 
         Returns:
-            features [2B, pair_width, H/2, W/2], motion [2B, 2, H/2, W/2] of own towards other, in half-size pixels.
+            features [2B, pair_width, H/2, W/2]; motion [2B, 2, H, W] of own towards other, in pixels, as the middle of
+            the gap sees it; the same of further motions [2B, 2 (motions - 1), H/8, W/8], in pixels of that size.
         """
-        x = self.unshuffle(torch.cat([frames, swap(frames), beyond, swap(beyond)], dim=1))
+        other = swap(torch.cat([frames, beyond], dim=1))
+        if flow_px is not None:
+            other = warp(other, flow_px)
+        x = torch.cat([frames, other[:, :1], beyond, other[:, 1:]], dim=1)
+        x = self.unshuffle(x)
         near = torch.stack([nearness, swap(nearness)], dim=1).to(x.dtype)[:, :, None, None]
         x = torch.cat([4 * (x - 0.7), near.expand(-1, -1, x.shape[-2], x.shape[-1])], dim=1)
         pyramid: list[torch.Tensor] = []
         for encoder in self.encoders:
             x = encoder(x)
             pyramid.append(x)
+        # a place in the middle of the motion is where the other frame's flow towards this one leads to
+        start = None if flow_px is None else -swap(flow_px)
+        if start is not None:
+            x = warp(x, -_smaller(start, 16) / 2)
         x = self.bottom(torch.cat([x, swap(x)], dim=1))
-        flow_px = antisymmetric(self.bottom_motion(x))
+        rest_px = antisymmetric(self.bottom_motion(x))
+        wide = x
         for number, level in enumerate(self.levels):
-            x, flow_px = level(pyramid[2 - number], x, flow_px)
-        return x, flow_px
+            x, rest_px = level(pyramid[2 - number], x, rest_px, None if start is None else _smaller(start, 8 >> number))
+            if number == 0:
+                wide = x
+        motion = 2 * F.interpolate(rest_px, scale_factor=2.0, mode="bilinear", align_corners=False)
+        if start is not None:
+            motion = motion + start.to(motion.dtype)
+        return x, motion, self._further_motions(wide, motion)
+
+    def _further_motions(self, features: torch.Tensor, flow_px: torch.Tensor) -> torch.Tensor:
+        """[2B, 2 (motions - 1), H/8, W/8]: what moves otherwise nearby may pass here, and what is learned of it."""
+        if self.motions == 1:
+            return flow_px[:, :0, ::8, ::8]
+        here = antisymmetric(_smaller(flow_px, 8).float())
+        most = F.max_pool2d(here, 7, 1, 3)
+        least = -F.max_pool2d(-here, 7, 1, 3)
+        near = F.avg_pool2d(torch.cat([most, least], dim=1), 3, 1, 1, count_include_pad=False)
+        near = near + self.layer_motion(features).float()
+        # what is the most for one side is the least for the other, and is one motion
+        forth = antisymmetric(torch.cat([near[: len(near) // 2, :2], near[len(near) // 2 :, 2:]]))
+        back = antisymmetric(torch.cat([near[: len(near) // 2, 2:], near[len(near) // 2 :, :2]]))
+        if self.motions == 3:
+            return torch.cat([forth, back], dim=1)
+        return torch.where((forth - here).abs() > (back - here).abs(), forth, back)
 
     # ---- once per moment ----
 
@@ -173,24 +232,26 @@ class SymmetricMoStDSA(nn.Module):
         beyond: torch.Tensor,
         features: torch.Tensor,
         flow_px: torch.Tensor,
+        further_px: torch.Tensor,
         t: torch.Tensor,
     ) -> torch.Tensor:
         """All moments of all pairs, in one batch where that is faster.
 
         Args:
             frames, beyond: [2B, 1, H, W].
-            features, flow_px: from :meth:`pair`.
+            features, flow_px, further_px: from :meth:`pair`.
             t: [B, T] in [0, 1].
 
         Returns:
             [BT, 1, H, W], the moments of a pair one after another.
         """
-        full_flow = 2 * F.interpolate(flow_px, scale_factor=2.0, mode="bilinear", align_corners=False)
         still_bent, moved_bent = antisymmetric(self.preference(features)).chunk(2)[0].chunk(2, dim=1)
         still_seen = self.side_still(4 * (self.unshuffle(frames) - 0.7))
         corrections = _corrections(frames, beyond)
+        ground = _ground(frames) if self.motions > 1 else frames[:0]
 
-        once = (frames, full_flow, flow_px.chunk(2)[0], features, still_seen, corrections)
+        middle = _smaller(antisymmetric(flow_px), 2).chunk(2)[0]
+        once = (frames, flow_px, middle, features, still_seen, corrections, further_px, ground)
         bent = (self.shuffle(still_bent), self.shuffle(moved_bent))
         count = t.shape[1]
         if count == 1 or torch.is_grad_enabled() or frames.device.type != "cpu":
@@ -199,44 +260,92 @@ class SymmetricMoStDSA(nn.Module):
         made = [self._moments(once, bent, t[:, k : k + 1]) for k in range(count)]
         return torch.stack(made, dim=1).flatten(0, 1)
 
+    def _seen(self, moved: torch.Tensor, still_seen: torch.Tensor, since: torch.Tensor) -> torch.Tensor:
+        """[N, time_width, H/2, W/2]: both sides together, after one motion."""
+        passed = since.expand(-1, 1, still_seen.shape[-2], still_seen.shape[-1])
+        seen = torch.cat([4 * (self.unshuffle(moved) - 0.7), passed], dim=1)
+        seen = F.leaky_relu(still_seen + self.side_moved(seen), 0.1, inplace=True)
+        seen0, seen1 = seen.chunk(2)
+        return seen0 + seen1
+
     def _moments(
         self,
-        once: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
+        once: tuple[
+            torch.Tensor,
+            torch.Tensor,
+            torch.Tensor,
+            torch.Tensor,
+            torch.Tensor,
+            torch.Tensor,
+            torch.Tensor,
+            torch.Tensor,
+        ],
         bent: tuple[torch.Tensor, torch.Tensor],
         t: torch.Tensor,
     ) -> torch.Tensor:
         """:meth:`moments` from what is the same for all of them."""
-        frames, full_flow, flow_px, features, still_seen, corrections = once
+        frames, full_flow, flow_px, features, still_seen, corrections, further_px, ground = once
         still_bent, moved_bent = bent
         count = t.shape[1]
         corrections = _repeated(corrections, count)
         frames, full_flow = _repeated(frames, count), _repeated(full_flow, count)
         still_seen, features = _repeated(still_seen, count), _repeated(features, count)
-        flow_px = _repeated(flow_px, count)
+        flow_px, further_px, ground = (
+            _repeated(flow_px, count),
+            _repeated(further_px, count),
+            _repeated(ground, count),
+        )
         still_bent, moved_bent = _repeated(still_bent, count), _repeated(moved_bent, count)
         t = t.reshape(-1, 1, 1, 1).to(frames.dtype)
         since = torch.cat([t, 1 - t])  # time from each side's own frame
 
-        moved = warp(frames, -since * full_flow)
-        passed = since.expand(-1, 1, still_seen.shape[-2], still_seen.shape[-1])
-        seen = torch.cat([4 * (self.unshuffle(moved) - 0.7), passed], dim=1)
-        seen = F.leaky_relu(still_seen + self.side_moved(seen), 0.1, inplace=True)
-        seen0, seen1 = seen.chunk(2)
+        if self.takes_flow:  # what corrects a frame moves with it
+            moved, moved_corrections = warp(torch.cat([frames, corrections], dim=1), -since * full_flow).split(
+                [1, 4], dim=1
+            )
+        else:
+            moved, moved_corrections = warp(frames, -since * full_flow), corrections
         # what is known of the pair lies in the middle of its motion
         known = warp(_between(features, t), (0.5 - t) * flow_px)
-        x = self.refiner(torch.cat([known, seen0 + seen1], dim=1))
+        x = torch.cat([known, self._seen(moved, still_seen, since)], dim=1)
+        if self.motions == 1:
+            x = self.refiner(x)
+            layers = x[:, :0]
+        else:
+            # the same layers for each further motion: none of them is the first
+            others: list[torch.Tensor] = []
+            seen: list[torch.Tensor] = []
+            for number in range(self.motions - 1):
+                further = further_px[:, 2 * number : 2 * number + 2]
+                further = 8 * F.interpolate(further, scale_factor=8.0, mode="bilinear", align_corners=False)
+                others.append(warp(frames, -since * further))
+                seen.append(self._seen(others[number], still_seen, since))
+            x = self.refiner[0](x)
+            for one in seen:
+                x = x + self.layer_seen(one)
+            x = F.leaky_relu(x, 0.1, inplace=True)
+            shares = [self.layer_overlap(x)]
+            for one in seen:
+                shares.append(self.layer_share(torch.cat([x, one], dim=1)))
+            taken = F.interpolate(torch.cat(shares, dim=1), scale_factor=2.0, mode="bilinear", align_corners=False)
+            layers = taken * _layers(moved, others, ground, t).to(taken.dtype)
         # both heads in one convolution: to read x is most of what either costs
         weights = torch.cat([self.output.weight, self.correction.weight])
         offset, share_offset = self.output.bias, self.correction.bias
         assert offset is not None and share_offset is not None
-        x = F.conv2d(x, weights, torch.cat([offset, share_offset]), padding=1)
-        x, share = x.split([8, 4], dim=1)
+        heads = F.conv2d(x, weights, torch.cat([offset, share_offset]), padding=1)
+        picture, share = heads.split([8, 4], dim=1)
         share = F.interpolate(share, scale_factor=2.0, mode="bilinear", align_corners=False)
-        gate, residual = self.shuffle(x.reshape(-1, 2, 4, x.shape[-2], x.shape[-1])).unbind(1)
-        residual = residual + (share * _between(corrections, t)).sum(1, keepdim=True)
+        gate, residual = self.shuffle(picture.reshape(-1, 2, 4, x.shape[-2], x.shape[-1])).unbind(1)
         still = _between(frames, _bent(t, still_bent))
         follows = _between(moved, _bent(t, moved_bent))
         gate = torch.sigmoid(gate).to(still.dtype)  # frames keep their digits when layers run in half precision
+        correction = _between(corrections, t)
+        if self.takes_flow:
+            correction = torch.lerp(correction, _between(moved_corrections, t), gate)
+        residual = residual + (share * correction).sum(1, keepdim=True)
+        if self.motions > 1:
+            residual = residual + layers.sum(1, keepdim=True)
         return torch.lerp(still, follows, gate) + t * (1 - t) * residual
 
     # ---- all of it ----
@@ -249,6 +358,7 @@ class SymmetricMoStDSA(nn.Module):
         before: torch.Tensor | None = None,
         after: torch.Tensor | None = None,
         nearness: torch.Tensor | None = None,
+        flow_px: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Pictures at ``timesteps`` of the gap.
 
@@ -259,6 +369,9 @@ class SymmetricMoStDSA(nn.Module):
             before, after: [B, 1, H, W], the measured frames on either side of the pair, where there are any.
             nearness: [B, 2], length of the gap over the distance from frame 0 to ``before`` and from frame 1 to
                 ``after`` (1 in an even run; 0 for a row that has none). 1 where not given.
+            flow_px: [B, 8, H, W], for a network with ``flow``: where a pixel of frame 0 goes in frame 1, one of frame 1
+                in frame 0, one of frame 0 in ``before``, one of frame 1 in ``after`` (x, y each, in pixels; 0 where
+                there is no frame). None: no motion to start from, all of it is learned.
 
         Returns:
             [B, T, 1, H, W]; [B, T, H, W] when the frames came as channels.
@@ -273,6 +386,10 @@ class SymmetricMoStDSA(nn.Module):
             frame0, frame1 = frame0.chunk(2, dim=1)
         assert frame1 is not None
         self._check(frame0, frame1, before, after)
+        if flow_px is not None and (
+            flow_px.ndim != 4 or flow_px.shape[1] != 8 or flow_px.shape[2:] != frame0.shape[2:]
+        ):
+            raise ValueError(f"flow_px must be [B, 8, H, W] like the frames, got {tuple(flow_px.shape)}.")
         b, _, height, width = frame0.shape
         t = torch.as_tensor(timesteps, dtype=torch.float32, device=frame0.device)
         t = t.expand(b, -1) if t.ndim == 2 else t.reshape(1, -1).expand(b, -1)
@@ -284,8 +401,13 @@ class SymmetricMoStDSA(nn.Module):
         frames = self._padded(torch.cat([frame0, frame1]))
         outer = [f if x is None else x for f, x in zip((frame0, frame1), (before, after), strict=True)]
         beyond = self._padded(torch.cat(outer))
-        features, flow_px = self.pair(frames, beyond, torch.cat(near))
-        pred = self.moments(frames, beyond, features, flow_px, t)[:, :, :height, :width]
+        towards: torch.Tensor | None = None
+        if self.takes_flow and flow_px is not None:
+            sides = self._padded(flow_px).split(2, dim=1)
+            towards = torch.cat([sides[0], sides[1]])
+            beyond = warp(beyond, torch.cat([sides[2], sides[3]]))
+        features, motion_px, further_px = self.pair(frames, beyond, torch.cat(near), towards)
+        pred = self.moments(frames, beyond, features, motion_px, further_px, t)[:, :, :height, :width]
         pred = pred.reshape(b, t.shape[1], 1, height, width)
         return pred[:, :, 0] if as_channels else pred
 
@@ -326,8 +448,9 @@ class _FramesAsChannels(SymmetricMoStDSA):
         frame0, frame1 = image.chunk(2, dim=1)
         frames = self._padded(torch.cat([frame0, frame1]))
         # no frames beyond the pair: its own stand in, with nearness 0
-        features, flow_px = self.pair(frames, frames, torch.zeros(2 * b, dtype=image.dtype, device=image.device))
-        pred = self.moments(frames, frames, features, flow_px, t.reshape(1, -1).expand(b, -1))
+        near = torch.zeros(2 * b, dtype=image.dtype, device=image.device)
+        features, flow_px, further_px = self.pair(frames, frames, near)
+        pred = self.moments(frames, frames, features, flow_px, further_px, t.reshape(1, -1).expand(b, -1))
         return pred[:, :, :height, :width].reshape(b, -1, height, width)
 
     def __prepare_scriptable__(self) -> nn.Module:
@@ -344,6 +467,36 @@ def _corrections(frames: torch.Tensor, beyond: torch.Tensor) -> torch.Tensor:
     other = beyond - frames
     at_large = _mean(other, 7)
     return torch.cat([_mean(frames, 3) - frames, _mean(frames, 7) - frames, other - at_large, at_large], dim=1)
+
+
+def _smaller(flow_px: torch.Tensor, factor: int) -> torch.Tensor:
+    """A flow at ``1 / factor`` of the size, in pixels of that size."""
+    return F.avg_pool2d(flow_px, factor) / factor
+
+
+def _ground(frames: torch.Tensor) -> torch.Tensor:
+    """[B, 1, H, W]: the brightness around, without what is darker than it; the same for both sides."""
+    small = F.avg_pool2d(frames, 8)
+    small = F.max_pool2d(small, 5, 1, 2)
+    small = F.avg_pool2d(small, 5, 1, 2, count_include_pad=False)
+    start, end = F.interpolate(small, scale_factor=8.0, mode="bilinear", align_corners=False).chunk(2)
+    return (start + end) / 2
+
+
+def _layers(moved: torch.Tensor, others: list[torch.Tensor], ground: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """[N, 2 K - 1, H, W] that may be added to the frame of the first motion.
+
+    What both frames have along a motion is that motion's layer; frames are sums of layers, so it can be added. What
+    only one of them has is another layer's, and can be taken away from the first.
+    """
+    first = _between(moved, t)
+    side0, side1 = moved.chunk(2)
+    found = [torch.maximum(side0, side1) - first]
+    for other in others:
+        side0, side1 = other.chunk(2)
+        found.append(torch.minimum(torch.maximum(side0, side1) - ground, torch.zeros_like(ground)))
+        found.append(_between(other, t) - first)
+    return 4 * torch.cat(found, dim=1)
 
 
 def _mean(x: torch.Tensor, size: int) -> torch.Tensor:

@@ -27,10 +27,12 @@ from custom_nets.geometry.cone_beam import CArm, rotation_matrix
 from custom_nets.simulation.splat import splat_discs
 from custom_nets.simulation.vessel_tree import Bolus, VesselTree, grow_vasculature
 
-__all__ = ["DSASettings", "DSASimulator"]
+__all__ = ["MOTION_KINDS", "DSASettings", "DSASimulator"]
 
 Picture = NDArray[np.float32]
 Kind = Literal["fixed", "rotational"]
+
+MOTION_KINDS = ("crossing", "moving", "contrast", "quiet")
 
 _SKULL_MM = (75.0, 95.0, 85.0)  # outer half axes of the skull
 
@@ -52,6 +54,8 @@ class DSASettings:
         pulse_mm: how far large vessels move with the heart beat.
         breathing_mm, drift_mm, jerk_mm: motion of the head: periodic, slow, and at one moment.
         jaw_mm: how far the lower jaw goes when the patient swallows; it comes back within a frame or a few.
+        off_axis_mm: where the head's centre is, seen from the axis that the C-arm turns about (x, y).
+        mask_angle_deg: how far the angles of mask and fill differ, at most, when the C-arm turns: bone edges stay.
         collimation: share of the picture behind the shutters on each side (top, bottom, left, right).
         tissue: strength of the tissue's blush, 1 keeps the mass of iodine.
         bolus: of contrast agent.
@@ -71,6 +75,8 @@ class DSASettings:
     drift_mm: float = 0.3
     jerk_mm: float = 0.0
     jaw_mm: float = 0.0
+    off_axis_mm: tuple[float, float] = (0.0, 0.0)
+    mask_angle_deg: float = 0.0
     collimation: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     tissue: float = 1.0
     bolus: Bolus = Bolus()
@@ -83,27 +89,30 @@ class DSASettings:
         rng = np.random.default_rng([seed, 1])
         still = rng.random() < 0.3
         turning = kind == "rotational"
-        pixel = 512 / min(shape) * rng.uniform(0.2, 0.5)
+        pixel = 512 / min(shape) * rng.uniform(0.2, 0.4 if turning else 0.5)
+        calm = 0.4 if turning else 1.0  # mask and fill of a turn are few seconds apart
         free = max(0.0, 110 - 0.5 * pixel * min(shape))
         return DSASettings(
             shape=shape,
             pixel_mm=pixel,
             centre_mm=(rng.uniform(-0.6, 0.6) * free, rng.uniform(-1, 0.6) * free - 10),
             view_deg=float(rng.choice([0, 90, -90])) + rng.normal(0, 15),
-            rotation_deg_s=float(rng.choice([-1, 1]) * rng.uniform(8, 50)) if turning else 0.0,
+            rotation_deg_s=float(rng.choice([-1, 1]) * rng.uniform(18, 50)) if turning else 0.0,
             iodine_per_mm=rng.uniform(0.02, 0.05),
-            photons=float(np.exp(rng.uniform(np.log(1.5e4), np.log(3e5)))),
+            # a turn is exposed at the dose of pictures that are reconstructed: 0.004 to 0.02 of the display's range
+            photons=float(np.exp(rng.uniform(*np.log((3e5, 4e6) if turning else (1.5e4, 3e5))))),
             mask_exposures=int(rng.choice([1, 1, 1, 2, 4])),
             blur_px=rng.uniform(0.3, 0.9),
             pulse_mm=1.0 * rng.random() ** 1.5,
-            breathing_mm=0.0 if still else 0.4 * rng.random() ** 2,
-            drift_mm=0.0 if still else 1.2 * rng.random() ** 2,
-            jerk_mm=rng.uniform(0.2, 1.5) if not still and rng.random() < 0.3 else 0.0,
+            breathing_mm=0.0 if still else calm * 0.4 * rng.random() ** 2,
+            drift_mm=0.0 if still else calm * 1.2 * rng.random() ** 2,
+            jerk_mm=calm * rng.uniform(0.2, 1.5) if not still and rng.random() < 0.3 else 0.0,
             collimation=(0.0, 0.0, 0.0, 0.0),
             tissue=rng.uniform(0.3, 1.0),
             bolus=Bolus(
                 start_s=rng.uniform(0.2, 0.8),
-                duration_s=rng.uniform(1.2, 4.0),
+                # a turn is exposed while the vessels stay full
+                duration_s=rng.uniform(3.0, 7.0) if turning else rng.uniform(1.2, 4.0),
                 sharpness=rng.uniform(1.5, 3.0),
                 time_constant_s=rng.uniform(0.08, 0.4),
                 dispersion=rng.uniform(0.05, 0.2),
@@ -111,6 +120,8 @@ class DSASettings:
                 heart_rate_hz=rng.uniform(0.9, 1.6),
             ),
             jaw_mm=rng.uniform(0.3, 3.0) if not still and rng.random() < 0.5 else 0.0,
+            off_axis_mm=(rng.normal(0, 25), rng.normal(0, 15)) if turning else (0.0, 0.0),
+            mask_angle_deg=0.15 * rng.random() if turning else 0.0,
         )
 
 
@@ -134,10 +145,11 @@ class DSASimulator:
         rng = np.random.default_rng([seed, 2])
         self.arteries, self.tissue, self.veins = grow_vasculature(
             rng,
-            inlets=int(rng.integers(1, 4)),
+            inlets=int(rng.integers(2, 5) if s.rotation_deg_s else rng.integers(1, 4)),
             smallest_radius_mm=max(0.22, 0.55 * s.pixel_mm),
             tissue_transit_s=rng.uniform(1.5, 3.0),
             speed_mm_s=rng.uniform(130, 380),
+            reach=rng.uniform(1.3, 2.0) if s.rotation_deg_s else 1.0,
         )
         self._bones = _bones(rng)
         self._jaw = _jaw(self._bones[0])
@@ -160,11 +172,11 @@ class DSASimulator:
         return (s.iodine_per_mm * picture).astype(np.float32)
 
     def background(self, time_s: float, moved: bool = True) -> Picture:
-        """Line integral of the head without iodine, [H, W]; ``moved=False``: as in the mask run at the same angle."""
+        """Line integral of the head without iodine, [H, W]; ``moved=False``: as in the mask run at this angle."""
         from scipy.ndimage import gaussian_filter
 
         pose = self._motion.pose(time_s) if moved else self._motion.pose(0.0)
-        angle = self.angle_deg(time_s)
+        angle = self.angle_deg(time_s) + (0.0 if moved else self._motion.mask_angle_deg(time_s))
         bones_mm = self._bones[0] + (self._motion.jaw_mm(time_s) if moved else 0.0) * self._jaw
         uv, magnification = self.carm.project(_place(bones_mm, pose), angle)
         scale = magnification / self.carm.pixel_mm
@@ -175,7 +187,7 @@ class DSASimulator:
     def subtracted(self, time_s: float) -> Picture:
         """ln(mask) - ln(fill) without noise, [H, W]: vessels, and what the head's motion leaves of the background."""
         vessels = self.vessels(time_s)
-        if self._motion.still:
+        if self._motion.still and not self.settings.mask_angle_deg:
             return vessels
         return vessels + self.background(time_s) - self._mask_background(time_s)
 
@@ -185,6 +197,54 @@ class DSASimulator:
     @cached_property
     def _standing_mask(self) -> Picture:
         return self.background(0.0, moved=False)
+
+    def motion_kinds(
+        self, first_s: float, time_s: float, last_s: float, moves_px: float = 1.0, opacity_floor: float = 0.05
+    ) -> NDArray[np.uint8]:
+        """What happens at each place at ``time_s`` of a gap, [H, W], as a number of :data:`MOTION_KINDS`.
+
+        - crossing: vessels lie over one another that move differently (the standard deviation of their motion over
+          the gap, weighted by opacity, is above ``moves_px``), two pixels around included;
+        - moving: vessels that move by more than ``moves_px`` over the gap, where their ends are included;
+        - contrast: opacity changes by more than the floor, and nothing moves;
+        - quiet: the rest.
+
+        Args:
+            first_s, last_s: the gap's ends.
+            time_s: inside of it.
+            moves_px: what counts as motion.
+            opacity_floor: what counts as a vessel, as a share of the deepest contrast (99.95 % of the pixels).
+        """
+        from scipy.ndimage import binary_dilation
+
+        moments = [np.zeros(self.carm.shape) for _ in range(4)]  # opacity, times motion x, y, and times its square
+        for tree in (self.arteries, self.veins):
+            concentration = self.settings.bolus.concentration(time_s, tree.arrival_s, tree.smear_s)
+            filled = concentration > 1e-4
+            if not filled.any():
+                continue
+            uv = [self.carm.project(self._moved(tree, s)[filled], self.angle_deg(s)) for s in (first_s, time_s, last_s)]
+            motion = uv[2][0] - uv[0][0]
+            scale = uv[1][1] / self.carm.pixel_mm
+            mass = concentration[filled] * tree.volume_mm3[filled] * scale**2
+            for k, weight in enumerate((1.0, motion[:, 0], motion[:, 1], (motion**2).sum(1))):
+                moments[k] += splat_discs(self.carm.shape, uv[1][0], tree.radius_mm[filled] * scale, mass * weight)
+        opacity = self.settings.iodine_per_mm * moments[0]
+        mean_x, mean_y, square = (m / np.maximum(moments[0], 1e-9) for m in moments[1:])
+        size = np.hypot(mean_x, mean_y)
+        spread = np.sqrt(np.maximum(square - size**2, 0))
+        vessels = [self.vessels(s) for s in (first_s, last_s)]
+        floor = opacity_floor * max(float(np.quantile(opacity, 0.9995)), 1e-6)
+        there = opacity > floor
+        kinds = np.full(self.carm.shape, MOTION_KINDS.index("quiet"), np.uint8)
+        changes = np.abs(vessels[1] - vessels[0]) > floor
+        kinds[changes] = MOTION_KINDS.index("contrast")
+        # where a vessel goes or comes from, its motion changes the picture, too
+        moves = there & (size > moves_px)
+        near = binary_dilation(moves, iterations=int(np.ceil(np.quantile(size[moves], 0.9))) if moves.any() else 1)
+        kinds[moves | (near & changes)] = MOTION_KINDS.index("moving")
+        kinds[binary_dilation(there & (spread > moves_px), iterations=2)] = MOTION_KINDS.index("crossing")
+        return kinds
 
     # ---- measured ----
 
@@ -356,6 +416,7 @@ class _Motion:
         sizes = (settings.breathing_mm, settings.drift_mm, settings.jerk_mm)
         self.still = not any(sizes) and not settings.jaw_mm
         self.sizes = sizes
+        self.off_axis_mm = np.array([*settings.off_axis_mm, 0.0])
         self.axes = rng.normal(0, 1, (3, 6))
         self.axes /= np.linalg.norm(self.axes[:, 3:], axis=1, keepdims=True)
         self.rate_hz, self.phase = rng.uniform(0.2, 0.33), rng.uniform(0, 2 * np.pi)
@@ -364,15 +425,22 @@ class _Motion:
         self.jerk_at_s, self.jerk_s = rng.uniform(1.0, 7.0), rng.uniform(0.1, 0.5)
         self.swallow_mm = settings.jaw_mm * rng.uniform(0.3, 1.0, 3)
         self.swallow_at_s, self.swallow_s = rng.uniform(0.5, 9.0, 3), rng.uniform(0.08, 0.4, 3)
+        self.wobble_deg = settings.mask_angle_deg * rng.uniform(-0.5, 0.5, 2)
+        self.wobble_hz = rng.uniform(0.3, 2.0)
 
     def pose(self, time_s: float) -> tuple[NDArray, NDArray]:
-        """Turn [3, 3] and shift [3] in mm against the moment zero."""
+        """Turn [3, 3] and shift [3] in mm against the moment zero, and off the axis."""
         breath = np.sin(2 * np.pi * self.rate_hz * time_s + self.phase) - np.sin(self.phase)
         waves = np.sin(2 * np.pi * self.drift_hz * time_s + self.drift_phase) - np.sin(self.drift_phase)
         jerk = 1 / (1 + np.exp(-(time_s - self.jerk_at_s) / self.jerk_s * 4))
         parts = np.array(self.sizes) * [breath, waves.mean() * 1.5, jerk]
         motion = parts @ self.axes
-        return rotation_matrix(motion[:3] / 90), motion[3:]  # about one mm at the head's surface per mm of shift
+        turn, shift = motion[:3] / 90, motion[3:] + self.off_axis_mm
+        return rotation_matrix(turn), shift  # about one mm at the head's surface per mm of shift
+
+    def mask_angle_deg(self, time_s: float) -> float:
+        """By how much the mask's angle differs from the fill's: an offset, and a slow wobble of the arm."""
+        return float(self.wobble_deg @ [1.0, np.sin(2 * np.pi * self.wobble_hz * time_s)])
 
     def jaw_mm(self, time_s: float) -> float:
         """How far the jaw is from where it rests: away and back with each of three swallows."""

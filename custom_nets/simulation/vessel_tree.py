@@ -205,6 +205,7 @@ def grow_vasculature(
     smallest_radius_mm: float = 0.28,
     tissue_transit_s: float = 2.5,
     speed_mm_s: float = 280.0,
+    reach: float = 1.0,
 ) -> tuple[VesselTree, VesselTree, VesselTree]:
     """Arteries, tissue and veins of one injection.
 
@@ -214,6 +215,7 @@ def grow_vasculature(
         smallest_radius_mm: of the arteries that are drawn.
         tissue_transit_s: mean time in the tissue.
         speed_mm_s: mean speed of blood at the inlets.
+        reach: what the arteries' segments are longer by: 1 to 2, where branches fill the head.
 
     Returns:
         The trees; "radius" of a tissue node is that of its blush, its "length" makes volume = flow x transit time.
@@ -226,7 +228,7 @@ def grow_vasculature(
         heading = _unit(np.array([rng.normal(0, 0.15), rng.normal(0, 0.2 + 0.5 * (k > 0)), 1.0]))
         trunk = rng.uniform(70, 125) if k == 0 else rng.uniform(15, 70)
         tortuosity = rng.uniform(0.08, 0.2)
-        factor = rng.uniform(16, 34)
+        factor = reach * rng.uniform(16, 34)
         trees.append(
             grow_tree(
                 rng, root, heading, radius, speed_mm_s, smallest_radius_mm, trunk, tortuosity, length_factor=factor

@@ -12,6 +12,7 @@ from monai.transforms import MapTransform, Randomizable
 from numpy.typing import NDArray
 
 from custom_nets._moved import renamed_arguments
+from custom_nets.data.angiography.optical_flow import gap_flows_px
 from custom_nets.data.angiography.reader import read_angiography
 from custom_nets.data.angiography.training_list import read_simulated
 
@@ -63,9 +64,13 @@ class RandFrameGapd(Randomizable, MapTransform):
         change_crop_prob: probability that the crop goes where much changes instead of anywhere.
         shortest_gap: smallest number of frames between the two ends, plus one.
         contrast, background: ranges of a factor on a measured run's contrast, and of where its background goes.
+        flow_prob: probability that the motion between the frames is found and given
+            (``custom_nets.data.angiography.optical_flow``); None gives no ``flow_px`` at all.
+        flow_margin: pixels around the crop that the search sees too, as it sees whole frames of a run.
 
     Adds ``frame0``, ``frame1``, ``before``, ``after`` [1, S, S], ``nearness`` [2] (see ``SymmetricMoStDSA``),
-    ``timesteps`` [M] and ``label`` [M, 1, S, S], all float32, and takes the run itself away.
+    ``timesteps`` [M], ``label`` [M, 1, S, S] and with ``flow_prob`` ``flow_px`` [8, S, S] (zeros where it is not
+    given), all float32, and takes the run itself away.
 
     Raises:
         ValueError: a run of fewer than 3 frames.
@@ -83,6 +88,8 @@ class RandFrameGapd(Randomizable, MapTransform):
         shortest_gap: int = 2,
         contrast: Sequence[float] = (0.7, 1.3),
         background: Sequence[float] = (0.6, 0.85),
+        flow_prob: float | None = None,
+        flow_margin: int = 24,
     ) -> None:
         MapTransform.__init__(self, keys)
         if crop_size < 16 or crop_size % 16:
@@ -92,7 +99,9 @@ class RandFrameGapd(Randomizable, MapTransform):
                 f"needed: 2 <= shortest_gap <= longest_gap and num_targets >= 1, got {shortest_gap}, {longest_gap} and "
                 f"{num_targets}."
             )
-        self.crop_size = crop_size
+        self.flow_prob = flow_prob
+        self.margin = 0 if flow_prob is None else flow_margin
+        self.crop_size = crop_size + 2 * self.margin  # what is drawn; the margin is cut off in the end
         self.shortest_gap, self.longest_gap = shortest_gap, longest_gap
         self.num_targets = num_targets
         self.context_prob = context_prob
@@ -126,9 +135,16 @@ class RandFrameGapd(Randomizable, MapTransform):
             0.0 if before is None else span / (times[first] - times[before]),
             0.0 if after is None else span / (times[after] - times[last]),
         ]
+        size = self.crop_size - 2 * self.margin
+        inner_box = (Ellipsis, *2 * (slice(self.margin, self.margin + size),))
         for name, frame in zip(("frame0", "frame1", "before", "after"), picture, strict=True):
-            item[name] = _tensor(frame[None])
-        item["label"] = _tensor(truth[:, None])
+            item[name] = _tensor(frame[None])[inner_box]
+        item["label"] = _tensor(truth[:, None])[inner_box]
+        if self.flow_prob is not None:
+            item["flow_px"] = torch.zeros(8, size, size)
+            if self.R.rand() < self.flow_prob:
+                there = [None if i is None else x for i, x in zip((before, after), picture[2:], strict=True)]
+                item["flow_px"] = _tensor(gap_flows_px(picture[0], picture[1], *there))[inner_box]
         item["timesteps"] = _tensor((times[inner] - times[first]) / span)
         item["nearness"] = _tensor(nearness)
         return item

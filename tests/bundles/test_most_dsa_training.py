@@ -97,7 +97,8 @@ def test_training_leaves_what_it_promises(trained):
     assert state["best"]["epoch"] in (2, 4) and state["best"]["metric"] > 15
     assert (output / "validation.png").stat().st_size > 5000
     model = torch.load(output / "model.pt", weights_only=True)
-    assert model["arch"] == {"name": "SymmetricMoStDSA", "widths": [4, 4, 4, 4], "pair_width": 4, "time_width": 4}
+    sizes = {"widths": [4, 4, 4, 4], "pair_width": 4, "time_width": 4}
+    assert model["arch"] == {"name": "SymmetricMoStDSA", **sizes, "flow": True, "motions": 3}
     network = load_network(output / "model.pt")
     assert network(torch.rand(1, 1, 33, 40), torch.rand(1, 1, 33, 40), [0.2, 0.7]).shape == (1, 2, 1, 33, 40)
     assert float(network.output.weight.detach().abs().sum()) > 0

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from custom_nets.data.angiography.intensity import MaskSubtraction
+from custom_nets.data.angiography.optical_flow import dis_flow_px, gap_flows_px
 from custom_nets.data.angiography.run import AngiographyRun, RunOrigin, make_run
 from custom_nets.inferers import frames as frames_module
 from custom_nets.inferers.frames import FrameInterpolationInferer, plan_times
@@ -231,6 +232,30 @@ def test_context_goes_to_networks_that_take_it():
     assert torch.equal(call["before"], units[[1, 1, 2, 3]]) and torch.equal(call["after"], units[[3, 4, 5, 5]])
     nearness = [[0, 0.25 / 0.5], [0.5 / 0.25, 0.5 / 0.5], [0.5 / 0.5, 0.5 / 1.0], [1.0 / 0.5, 0]]
     torch.testing.assert_close(call["nearness"], torch.tensor(nearness))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 10])
+def test_motion_goes_to_networks_that_take_it(batch, monkeypatch):
+    """The flows of each gap in their order, each found once though three gaps look at it."""
+    calls = []
+
+    def search(source, target):
+        calls.append((source, target))
+        return dis_flow_px(source, target)
+
+    monkeypatch.setattr(frames_module, "dis_flow_px", search)
+    run, network = a_run(), Blend(takes_context=True)
+    network.takes_flow = True
+    FrameInterpolationInferer(frames_per_batch=batch)(run, network)
+    given = torch.cat([call["flow_px"] for call in network.calls]).numpy()
+    units = [*run.normalize(slice(None)), None]
+    for k in range(5):
+        wanted = gap_flows_px(units[k], units[k + 1], units[k - 1], units[k + 2])
+        np.testing.assert_array_equal(given[k], wanted)
+    assert len(calls) == 10
+    network.calls.clear()
+    FrameInterpolationInferer(context=False)(run, network)
+    assert not any(call["flow_px"][:, 4:].any() for call in network.calls), "nothing of frames that may not be seen"
 
 
 def letterbox(value: int = 30) -> np.ndarray:

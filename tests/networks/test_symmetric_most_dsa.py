@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from custom_nets.checkpoints import build_network, load_network, save_checkpoint
+from custom_nets.checkpoints import build_network, load_network, load_pretrained, save_checkpoint
 from custom_nets.networks import SymmetricMoStDSA
 from custom_nets.networks.symmetric_most_dsa import antisymmetric, swap, warp
 from tests.networks.contract import NetContract
@@ -130,6 +130,146 @@ def test_an_untrained_network_is_the_blend():
     frame0, frame1 = (torch.nn.functional.avg_pool2d(x, 9, 1, 4) for x in four()[:2])
     blend = 0.75 * frame0 + 0.25 * frame1
     assert (network(frame0, frame1, 0.25)[:, 0] - blend).abs().mean() < 5e-3
+
+
+# ---- a motion that is given, and several motions ----
+
+
+def layered(motions: int, seed: int = 0, **kwargs) -> SymmetricMoStDSA:
+    """A network that starts from a given motion, in which every layer does something."""
+    torch.manual_seed(seed)
+    network = SymmetricMoStDSA(**ARCH, flow=True, motions=motions, **kwargs)
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.normal_(module.weight, std=0.2)
+    return network.eval()
+
+
+def flows(batch: int = 2, size: tuple[int, int] = (35, 50), px: float = 3.0) -> torch.Tensor:
+    coarse = px * torch.randn(batch, 8, 6, 8, generator=torch.Generator().manual_seed(9))
+    return torch.nn.functional.interpolate(coarse, size, mode="bilinear")
+
+
+@pytest.mark.parametrize("motions", [1, 2, 3])
+@torch.no_grad()
+def test_time_may_run_either_way_along_given_motions(motions):
+    network = layered(motions)
+    before, frame0, frame1, after = four()
+    times, nearness, flow = torch.tensor([[0.2, 0.5, 0.9], [0.0, 0.31, 1.0]]), torch.rand(2, 2), flows()
+    forth = network(frame0, frame1, times, before, after, nearness, flow)
+    turned = torch.cat([flow[:, 2:4], flow[:, :2], flow[:, 6:], flow[:, 4:6]], dim=1)
+    back = network(frame1, frame0, 1 - times, after, before, nearness.flip(1), turned)
+    torch.testing.assert_close(back, forth, rtol=0, atol=2e-4)
+    assert (forth - network(frame0, frame1, times, before, after, nearness)).abs().max() > 1e-2, "the flow matters"
+    ends = network(frame0, frame1, [0, 1], before, after, nearness, flow)
+    torch.testing.assert_close(ends[:, 0], frame0, **EXACT)
+    torch.testing.assert_close(ends[:, 1], frame1, **EXACT)
+
+
+@pytest.mark.parametrize("motions", [2, 3])
+@torch.no_grad()
+def test_moments_of_layers_together_are_moments_alone(motions):
+    network, flow = layered(motions), flows()
+    before, frame0, frame1, after = four()
+    times = torch.tensor([0.1, 0.5, 0.75])
+    together = network(frame0, frame1, times, before, after, flow_px=flow)
+    for k in range(3):
+        alone = network(frame0, frame1, times[k : k + 1], before, after, flow_px=flow)
+        torch.testing.assert_close(alone, together[:, k : k + 1], rtol=0, atol=2e-4)
+    with torch.enable_grad():  # all moments in one batch
+        batched = network(frame0, frame1, times, before, after, flow_px=flow)
+    torch.testing.assert_close(batched.detach(), together, rtol=0, atol=2e-4)
+
+
+@torch.no_grad()
+def test_the_weights_of_one_motion_start_several(tmp_path):
+    """Nothing is taken of further motions before they are trained: the picture is that of one motion."""
+    one = layered(1)
+    save_checkpoint(tmp_path / "model.pt", one, {"name": "SymmetricMoStDSA", **ARCH, "flow": True})
+    _, frame0, frame1, _ = four()
+    for motions in (2, 3):
+        several = load_pretrained(SymmetricMoStDSA(**ARCH, flow=True, motions=motions), tmp_path / "model.pt").eval()
+        found, wanted = (net(frame0, frame1, [0.3, 0.5], flow_px=flows()) for net in (several, one))
+        torch.testing.assert_close(found, wanted, **EXACT)
+    with pytest.raises(ValueError, match="unexpected keys"):
+        load_pretrained(SymmetricMoStDSA(**ARCH), save(tmp_path / "three.pt", layered(3), motions=3))
+
+
+def save(path, network, **arch):
+    save_checkpoint(path, network, {"name": "SymmetricMoStDSA", **ARCH, "flow": True, **arch})
+    return path
+
+
+@torch.no_grad()
+def test_one_motion_without_a_start_is_the_network_as_it_was(net):
+    same = SymmetricMoStDSA(**ARCH, flow=False, motions=1).eval()
+    same.load_state_dict(net.state_dict())
+    before, frame0, frame1, after = four()
+    wanted = net(frame0, frame1, 0.3, before, after)
+    assert torch.equal(same(frame0, frame1, 0.3, before, after), wanted)
+    assert torch.equal(same(frame0, frame1, 0.3, before, after, flow_px=flows()), wanted), "it takes no flow"
+
+
+@torch.no_grad()
+def test_an_untrained_network_is_what_the_given_flow_makes():
+    """It starts as warp and blend along the flow, and cannot be far below it."""
+    torch.manual_seed(0)
+    network = SymmetricMoStDSA(**ARCH, flow=True, motions=3).eval()
+    torch.nn.init.constant_(network.output.bias[:4], 20.0)  # the gate: all follows the motion
+    for motion in (network.bottom_motion, *(level.motion for level in network.levels)):
+        torch.nn.init.zeros_(motion.weight)
+    frame0, frame1 = (torch.nn.functional.avg_pool2d(x, 5, 1, 2) for x in four(1, (64, 96))[:2])
+    flow = torch.nn.functional.avg_pool2d(flows(1, (64, 96)), 3, 1, 1)
+    for t in (0.25, 0.5):
+        wanted = (1 - t) * warp(frame0, t * flow[:, 2:4]) + t * warp(frame1, (1 - t) * flow[:, :2])
+        torch.testing.assert_close(network(frame0, frame1, t, flow_px=flow)[:, 0], wanted, rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_layers_that_cross_add_up():
+    """Two vessels that lie over one another in the middle: what both frames have along each motion is its layer."""
+    from custom_nets.networks.symmetric_most_dsa import _layers
+
+    ground = torch.full((1, 1, 8, 32), 0.8)
+
+    def picture(*columns: int) -> torch.Tensor:
+        image = ground.clone()
+        for column in columns:
+            image[..., column : column + 2] -= 0.2
+        return image
+
+    start, end = picture(8, 16), picture(16, 8)  # one goes right, one goes left, by 8; both are at 12 in the middle
+    right, left = (torch.cat([torch.roll(start, s, 3), torch.roll(end, -s, 3)]) for s in (4, -4))
+    t = torch.tensor([0.5]).reshape(1, 1, 1, 1)
+    overlap, layer, _ = _layers(right, [left], ground, t).unbind(1)
+    first = (right[:1] + right[1:]) / 2
+    together = first[:, 0] + (overlap + layer) / 4
+    torch.testing.assert_close(together, picture(12, 12)[:, 0])
+
+
+def test_a_gradient_reaches_every_weight_of_every_layer():
+    network = layered(3, 1).train()
+    before, frame0, frame1, after = four()
+    network(frame0, frame1, [0.25, 0.6], before, after, flow_px=flows()).square().mean().backward()
+    assert not [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+
+
+@pytest.mark.parametrize("motions", [0, 4, 2.5])
+def test_bad_numbers_of_motions(motions):
+    with pytest.raises(ValueError, match="motions must be 1, 2 or 3"):
+        SymmetricMoStDSA(**ARCH, motions=motions)
+
+
+def test_a_flow_of_another_shape():
+    with pytest.raises(ValueError, match=r"flow_px must be \[B, 8, H, W\]"):
+        layered(1)(rand(1, 1, 32, 32), rand(1, 1, 32, 32), flow_px=torch.zeros(1, 4, 32, 32))
+
+
+@torch.no_grad()
+def test_a_layered_network_is_exported_without_its_start():
+    network = layered(3)
+    script, image = torch.jit.script(network), rand(1, 2, 35, 50)
+    torch.testing.assert_close(script(image), network(image), **EXACT)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from custom_nets.apps.simulate_run import main
 from custom_nets.data.angiography.reader import read_angiography
 from custom_nets.geometry.cone_beam import CArm
 from custom_nets.simulation.acquisition import run_times, simulated_run, write_simulated_run
-from custom_nets.simulation.dsa import DSASettings, DSASimulator
+from custom_nets.simulation.dsa import MOTION_KINDS, DSASettings, DSASimulator
 from custom_nets.simulation.splat import splat_discs
 from custom_nets.simulation.vessel_tree import Bolus, VesselTree, fork, grow_tree
 from tests.tools.xa_writer import validator_errors
@@ -191,6 +191,37 @@ def test_veins_fill_after_the_arteries(still):
 
 
 # ---- subtraction and noise ----
+
+
+def test_kinds_of_motion_are_where_vessels_are():
+    """A turning arm moves vessels, and those that lie over one another apart; a standing one does neither."""
+    calm = replace(TURNING, pulse_mm=0.0, breathing_mm=0.0, drift_mm=0.0)
+    turning = DSASimulator(4, calm)
+    kinds = turning.motion_kinds(3.0, 3.2, 3.4)
+    share = {name: float((kinds == k).mean()) for k, name in enumerate(MOTION_KINDS)}
+    assert share["moving"] > 0.003 and share["crossing"] > 0.001 and share["quiet"] > 0.5
+    change = np.abs(turning.vessels(3.4) - turning.vessels(3.0))
+    quiet = change[kinds == MOTION_KINDS.index("quiet")].mean()
+    assert change[kinds == MOTION_KINDS.index("crossing")].mean() > 5 * quiet
+    assert change[kinds == MOTION_KINDS.index("moving")].mean() > 5 * quiet
+    standing = DSASimulator(4, replace(calm, rotation_deg_s=0.0)).motion_kinds(1.0, 1.5, 2.0)
+    assert set(np.unique(standing)) == {MOTION_KINDS.index("contrast"), MOTION_KINDS.index("quiet")}
+
+
+def test_a_mask_at_another_angle_leaves_bone():
+    turned = replace(TURNING, pulse_mm=0.0, breathing_mm=0.0, drift_mm=0.0, mask_angle_deg=0.3)
+    simulator = DSASimulator(3, turned)
+    residue = simulator.subtracted(1.0) - simulator.vessels(1.0)
+    assert np.abs(residue).max() > 1e-3
+    same = DSASimulator(3, replace(turned, mask_angle_deg=0.0))
+    assert np.abs(same.subtracted(1.0) - same.vessels(1.0)).max() < 1e-5
+
+
+def test_a_head_off_the_axis_moves_across():
+    on, off = (DSASimulator(3, replace(TURNING, off_axis_mm=mm)) for mm in ((0.0, 0.0), (40.0, 0.0)))
+    place = [float((s.background(t).sum(0) * np.arange(s.settings.shape[1])).sum() / s.background(t).sum())
+             for s in (on, off) for t in (0.0, 1.0)]  # fmt: skip
+    assert abs(place[3] - place[2]) > abs(place[1] - place[0]) + 0.5
 
 
 @pytest.mark.parametrize("settings", [WIDE, TURNING], ids=["fixed", "rotational"])

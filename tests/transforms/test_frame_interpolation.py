@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from custom_nets.apps.simulate_training_runs import simulate_run
+from custom_nets.data.angiography.optical_flow import gap_flows_px
 from custom_nets.metrics.gaps import GapPSNR, linear_blend
 from custom_nets.transforms import FixedFrameGapd, LoadTrainingRund, RandFrameGapd, RandSimulatedGapd
 
@@ -41,6 +42,19 @@ def test_times_and_frames_belong_together():
                 assert float(distance.abs()) < 1e-6  # there is none: the pair's own frame stands in
             else:
                 assert near == pytest.approx(float(seconds / distance), rel=1e-3)
+
+
+def test_the_motion_is_that_of_the_frames_that_are_given():
+    run = {"frames": np.random.default_rng(0).random((6, 96, 96)).astype(np.float32), "times_s": np.arange(6.0)}
+    options = {"crop_size": 32, "longest_gap": 2, "num_targets": 1, "context_prob": 0.5, **AS_IT_IS}
+    for item in samples(RandFrameGapd(**options, flow_prob=1.0, flow_margin=0), run, 6):
+        frames = [item[name][0].numpy() for name in ("frame0", "frame1", "before", "after")]
+        there = [f if near else None for f, near in zip(frames[2:], item["nearness"], strict=True)]
+        np.testing.assert_array_equal(item["flow_px"].numpy(), gap_flows_px(*frames[:2], *there))
+    wide = samples(RandFrameGapd(**options, flow_prob=0.5, flow_margin=16), run, 12)
+    assert {item["flow_px"].any().item() for item in wide} == {True, False}
+    assert all(item["flow_px"].shape == (8, 32, 32) and item["frame0"].shape == (1, 32, 32) for item in wide)
+    assert "flow_px" not in samples(RandFrameGapd(**options), run, 1)[0]
 
 
 def test_all_kinds_of_gaps_occur():

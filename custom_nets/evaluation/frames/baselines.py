@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from custom_nets.data.angiography.optical_flow import SMALLEST_SIDE, dis_flow_px
+
 __all__ = ["BASELINES", "dis_flow", "linear_blend", "nearest_frame"]
 
 Frames = NDArray[np.float32]
@@ -68,16 +70,14 @@ def dis_flow(frame0: NDArray, frame1: NDArray, t: Times) -> Frames:
     import cv2
 
     _check(frame0, frame1)
-    if min(frame0.shape) < 16:
+    if min(frame0.shape) < SMALLEST_SIDE:
         return linear_blend(frame0, frame1, t)
     frames: list[Any] = [np.ascontiguousarray(frame, dtype=np.float32) for frame in (frame0, frame1)]
-    eight_bit: list[Any] = [np.rint(255 * np.clip(frame, 0, 1)).astype(np.uint8) for frame in frames]
-    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # type: ignore[attr-defined]
-    forward, back = (search.calc(*pair, None) for pair in (eight_bit, eight_bit[::-1]))
+    forward, back = (dis_flow_px(*pair) for pair in (frames, frames[::-1]))
     row, column = np.indices(frame0.shape, dtype=np.float32)
 
     def warped(frame: Any, flow: NDArray, share: float) -> NDArray[np.float32]:
-        x, y = column + share * flow[..., 0], row + share * flow[..., 1]
+        x, y = column + share * flow[0], row + share * flow[1]
         return cv2.remap(frame, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
     return _at(t, lambda time: (1 - time) * warped(frames[0], back, time) + time * warped(frames[1], forward, 1 - time))

@@ -253,12 +253,12 @@ class AddFrameBaselinesd(Transform):
         d = dict(data)
         for name in self.baselines:
             started = time.perf_counter()
-            d[name] = d["image"].stored(self._made(d["image"], name))
+            d[name] = d["image"].stored(self.made(d["image"], name))
             d["image"].seconds[name] = time.perf_counter() - started
         return d
 
     @staticmethod
-    def _made(left: LeaveOut, name: str) -> Iterable[tuple[NDArray, NDArray]]:
+    def made(left: LeaveOut, name: str) -> Iterable[tuple[NDArray, NDArray]]:
         for plan in left.plans:
             frame0, frame1 = left.kept.normalize([plan.gap.index, plan.gap.index + 1])
             frames = BASELINES[name](frame0, frame1, plan.timesteps)
