@@ -11,6 +11,7 @@ Files in ``output_dir`` (each written whole or not at all, by the first process,
 * ``table.md``: the same in short, to paste. ``summary.json``: everything summed up, with what failed, versions,
   options, device and files with sha256.
 * ``pictures/CASE_N3_frame.png`` (the frame with the most change), ``_errors.png``, ``_curves.png`` (by each process).
+* ``report.html``, if asked for: tables and pictures as one page.
 
 Means are over all frames of all runs (``frames``, as published) and over runs, each counted once (``runs``); those of
 time-density curves also over all regions of all runs (``regions``), for each number of missing frames and for all. A
@@ -32,6 +33,7 @@ from ignite.engine import Engine, Events
 from custom_nets.data.angiography.run import bounding_box
 from custom_nets.evaluation.frames.protocol import METHODS, LeaveOut
 from custom_nets.evaluation.tables import (
+    LOWER_IS_BETTER,
     OURS,
     Row,
     csv_text,
@@ -43,6 +45,7 @@ from custom_nets.evaluation.tables import (
 )
 from custom_nets.utils.files import write_json, write_text
 from custom_nets.utils.record import environment, file_record
+from custom_nets.visualize.page import evaluation_facts, evaluation_page, shown_names
 
 __all__ = ["FrameReport", "markdown_table", "region_summary", "run_means", "summaries", "widened"]
 
@@ -219,6 +222,8 @@ class FrameReport:
         files: name -> further files to list with sha256 (the checkpoint).
         data: all items, to list their files with sha256.
         pictures: draw pictures for each case and number of missing frames.
+        report: write ``report.html``, tables and pictures as one page.
+        report_identity: the page calls each run by its name, even where that tells whose it is.
     """
 
     def __init__(
@@ -228,12 +233,16 @@ class FrameReport:
         files: Mapping[str, str | Path] | None = None,
         data: Sequence[Mapping[str, Any]] = (),
         pictures: bool = True,
+        report: bool = False,
+        report_identity: bool = False,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.options = dict(options or {})
         self.files = {**{str(k): str(v) for k, v in (files or {}).items()}}
         self.files.update({item["case"]: str(item["image"]) for item in data})
         self.pictures = pictures
+        self.report = report
+        self.report_identity = report_identity
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.start)
@@ -298,22 +307,42 @@ class FrameReport:
         write_text(self.output_dir / "runs.csv", csv_text(widened(run_rows)))
         write_text(self.output_dir / "regions.csv", csv_text(region_rows))
         write_text(self.output_dir / "table.md", table)
-        write_json(
-            self.output_dir / "summary.json",
-            {
-                **summary,
-                "records": records,
-                "failed": failed,
-                "options": self.options,
-                "processes": idist.get_world_size(),
-                "device": str(engine.state.device) if hasattr(engine.state, "device") else None,
-                "versions": environment(),
-                "files": [{"name": name, "path": path, **file_record(path)} for name, path in self.files.items()],
-                "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.started)),
-                "seconds": round(time.time() - self.started, 3),
-            },
-        )
+        report = {
+            **summary,
+            "records": records,
+            "failed": failed,
+            "options": self.options,
+            "processes": idist.get_world_size(),
+            "device": str(engine.state.device) if hasattr(engine.state, "device") else None,
+            "versions": environment(),
+            "files": [{"name": name, "path": path, **file_record(path)} for name, path in self.files.items()],
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.started)),
+            "seconds": round(time.time() - self.started, 3),
+        }
+        write_json(self.output_dir / "summary.json", report)
+        self._write_page(table, run_rows, failed, report)
         logger.info("evaluation of %d runs, report in %s\n%s", len(records), self.output_dir, table)
+
+    def _write_page(self, table: str, run_rows: list[Row], failed: list[Row], report: dict[str, Any]) -> None:
+        """The page, or none: one of an earlier evaluation would be wrong."""
+        page = self.output_dir / "report.html"
+        page.unlink(missing_ok=True)
+        if not self.report:
+            return
+        kinds = {"frame": "frame with the most change", "errors": "errors over time", "curves": "contrast over time"}
+        pictures = [
+            (record["case"], f"{record['missing']} missing, {what}", self._picture(record, kind))
+            for record in report["records"] * self.pictures
+            for kind, what in kinds.items()
+        ]
+        cases = dict.fromkeys([*(row["case"] for row in run_rows), *(row["case"] for row in failed)])
+        names = shown_names({case: self.files.get(case, "") for case in cases}, self.report_identity)
+        warnings = [f"{names[row['case']]} could not be evaluated; the tables are without it." for row in failed]
+        facts = evaluation_facts(report, self.report_identity)
+        evaluation_page(page, table, _pairs(run_rows), "missing", LOWER_IS_BETTER, facts, pictures, names, warnings)
+
+    def _picture(self, record: Row, kind: str) -> Path:
+        return self.output_dir / "pictures" / f"{record['case']}_N{record['missing']}_{kind}.png"
 
 
 def _draw(folder: Path, output: Mapping[str, Any]) -> None:

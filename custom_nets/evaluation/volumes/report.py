@@ -8,7 +8,7 @@ Files in ``output_dir`` (each written whole or not at all):
   (method "ours - bspline") also the standard error and the number of wins.
 * ``TABLE.csv``: what single measures add (volumes of tissues, each lesion).
 * ``table.md``: the same, to paste; ``report.json``: everything, with versions, options, device and files with sha256.
-* ``pictures/CASE_DEGRADATION.png``.
+* ``pictures/CASE_DEGRADATION.png``; ``report.html``, if asked for: tables and pictures as one page.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from custom_nets.evaluation.tables import (
 )
 from custom_nets.utils.files import write_json, write_text
 from custom_nets.utils.record import environment, file_record
+from custom_nets.visualize.page import evaluation_facts, evaluation_page, shown_names
 
 __all__ = ["EvaluationReport", "markdown_table", "paired_differences", "summarise"]
 
@@ -154,6 +155,8 @@ class EvaluationReport:
         data: the evaluation items, to list their files with sha256.
         pictures: draw a picture for each case and degradation.
         picture: draws it, given path and item; by default three planes through the middle of the brain.
+        report: write the page.
+        report_identity: the page calls each case by its name, even where that tells whose scan it is.
     """
 
     def __init__(
@@ -164,12 +167,16 @@ class EvaluationReport:
         data: Sequence[Mapping[str, str]] = (),
         pictures: bool = True,
         picture: Callable[[Path, Mapping[str, Any]], Any] | None = None,
+        report: bool = False,
+        report_identity: bool = False,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.options = dict(options or {})
         self.files = {**{str(k): str(v) for k, v in (files or {}).items()}, **_files_of(data)}
         self.pictures = pictures
         self.picture = picture or draw_item
+        self.report = report
+        self.report_identity = report_identity
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.start)
@@ -183,6 +190,7 @@ class EvaluationReport:
         write_text(self.output_dir / "cases.csv", "")
         self.rows: list[Row] = []
         self.records: list[Row] = []
+        self.drawn: list[tuple[str, str, Path]] = []
         self.tables: dict[str, list[Row]] = {}
         self.started = time.time()
 
@@ -203,6 +211,7 @@ class EvaluationReport:
                 record = item["record"]
                 name = f"{record['case']}_{record['degradation']}.png"
                 self.picture(self.output_dir / "pictures" / name, item)
+                self.drawn.append((record["case"], record["degradation"], self.output_dir / "pictures" / name))
 
     def finish(self, engine: Engine) -> None:
         """Write everything and hand the summary to the engine's metrics."""
@@ -227,6 +236,14 @@ class EvaluationReport:
         write_text(self.output_dir / "summary.csv", csv_text(summary))
         write_text(self.output_dir / "table.md", table)
         write_json(self.output_dir / "report.json", report)
+        page = self.output_dir / "report.html"
+        page.unlink(missing_ok=True)  # of an earlier evaluation
+        if self.report:
+            cases = dict.fromkeys(row["case"] for row in self.rows)
+            sources = {case: self.files.get(f"{case} input") or self.files.get(f"{case} truth", "") for case in cases}
+            names = shown_names(sources, self.report_identity)
+            facts = evaluation_facts(report, self.report_identity)
+            evaluation_page(page, table, pairs, "degradation", LOWER_IS_BETTER, facts, self.drawn, names)
         logger.info("evaluation of %d volumes, report in %s\n%s", len(self.records), self.output_dir, table)
 
 

@@ -6,7 +6,9 @@ in ``static`` that shows it; both know nothing of the other kinds. A further kin
 
 from __future__ import annotations
 
+from .evaluations import evaluation_page
 from .runs import run_page
 from .volumes import volume_page
+from .words import evaluation_facts, shown_names
 
-__all__ = ["run_page", "volume_page"]
+__all__ = ["evaluation_facts", "evaluation_page", "run_page", "shown_names", "volume_page"]

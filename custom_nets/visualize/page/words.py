@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["dicom_identity", "run_facts", "shown_name", "volume_facts", "without_names"]
+__all__ = [
+    "dicom_identity", "evaluation_facts", "run_facts", "shown_name", "shown_names", "volume_facts", "without_names",
+]  # fmt: skip
 
 Facts = list[tuple[str, str]]
 
@@ -71,6 +73,14 @@ def shown_name(case: str, source: str | Path | None, number: int = 1) -> str:
     }
     name = case.casefold()
     return f"case {number}" if _DATE.search(case) or any(part in name for part in private) else case
+
+
+def shown_names(sources: Mapping[str, str | Path], identity: bool = False) -> dict[str, str]:
+    """Case -> how a page calls it, for cases and the files that they come from: see :func:`shown_name`."""
+    return {
+        case: case if identity else shown_name(case, source, number)
+        for number, (case, source) in enumerate(sources.items(), 1)
+    }
 
 
 def without_names(text: str, names: Sequence[str]) -> str:
@@ -191,6 +201,20 @@ def run_facts(record: Mapping[str, Any], identity: bool = False) -> tuple[list[s
         ("mind", str(record["note"])),
     ]
     return _cleaned(warnings, facts, record, identity)
+
+
+def evaluation_facts(report: Mapping[str, Any], identity: bool = False) -> Facts:
+    """How an evaluation was made, of its JSON report."""
+    versions = report["versions"]
+    files = report["files"]
+    weights = [str(file.get("sha256"))[:12] for file in files if file["name"] == "checkpoint"]
+    return [
+        ("asked", _asked(report["options"], identity)),
+        *([("weights", ", ".join(weights))] if weights else []),
+        ("files", f"{len(files)}, listed with SHA-256 in the JSON report beside this page"),
+        ("computed on", f"{report['device']}, {number(report['seconds'])} s"),
+        ("software", ", ".join(f"{k} {versions[k]}" for k in ("custom_nets", "torch", "monai") if k in versions)),
+    ]
 
 
 def _cleaned(

@@ -88,7 +88,7 @@ if (page.data.kind !== "evaluation" && location.protocol === "file:") {
   document.querySelector("h1").append(page.element("span", { class: "soft" }, " · " + name));
 }
 
-for (const table of document.querySelectorAll("table.sortable")) {
+page.makeSortable = function (table) {
   table.querySelectorAll("thead th").forEach((head, column) => {
     const button = page.element("button", { type: "button" }, ...head.childNodes);
     head.replaceChildren(button);
@@ -106,4 +106,5 @@ for (const table of document.querySelectorAll("table.sortable")) {
       table.tBodies[0].append(...sorted);
     });
   });
-}
+};
+document.querySelectorAll("table.sortable").forEach(page.makeSortable);
