@@ -41,7 +41,8 @@ class PackedArray:
 def round_to_step(values: NDArray, levels: int) -> tuple[float, float]:
     """Step and offset: ``levels`` steps between the 0.1 and the 99.9 percentile, and room for the extremes.
 
-    Whole numbers with a range of at most 65535 keep a step of 1 where that is not coarser: they are stored as they are.
+    Whole numbers (but for what float32 lost on the way) with a range of at most 65535 are stored as they are where that
+    is not finer, and always for 4000 levels and more.
     """
     low, high = float(values.min()), float(values.max())
     if not high > low:
@@ -49,8 +50,9 @@ def round_to_step(values: NDArray, levels: int) -> tuple[float, float]:
     sample = values.reshape(-1)[:: max(1, values.size // 1_000_000)]
     inner = float(np.subtract(*np.percentile(sample, (99.9, 0.1))))
     step = max((inner or high - low) / levels, (high - low) / LEVELS)
-    if step <= 1 and high - low <= LEVELS and bool((values == np.rint(values)).all()):
-        step = 1.0
+    may_be_whole = high - low <= LEVELS and (step <= 1 or levels >= 4000)
+    if may_be_whole and np.abs(values - np.rint(values)).max() < 1e-3:
+        return 1.0, round(low)
     return step, low
 
 

@@ -1,0 +1,62 @@
+"""A page read back without a browser, and tiny results to make pages of."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from custom_nets.checkpoints import save_checkpoint
+from custom_nets.networks import ResidualArSSR
+
+__all__ = ["Page", "tiny_arssr"]
+
+
+def tiny_arssr(folder: Path) -> Path:
+    """Weights of a tiny network that adds something of its own."""
+    arch = {"feature_dim": 8, "num_features": 8, "growth": 8, "num_blocks": 1, "decoder_width": 16}
+    torch.manual_seed(0)
+    network = ResidualArSSR(**arch)
+    torch.nn.init.normal_(network.decoder[-1].weight, std=0.02)
+    save_checkpoint(folder / "tiny.pt", network, {"name": "ResidualArSSR", **arch})
+    return folder / "tiny.pt"
+
+
+class Page:
+    """What a page holds.
+
+    Attributes:
+        text: the whole file.
+        data: what its scripts read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self.text = self.path.read_text(encoding="utf-8")
+        self.data: dict[str, Any] = json.loads(re.search(r"id='page-data'>(.*?)</script>", self.text)[1])
+
+    def array(self, name: str) -> np.ndarray:
+        text = re.search(rf"id='array-{name}'>(.*?)</script>", self.text)[1]
+        return self.unpacked(self.data["arrays"][name], text)
+
+    @staticmethod
+    def unpacked(header: Mapping[str, Any], text: str) -> np.ndarray:
+        """As ``page.unpack`` does it, written plainly."""
+        *_, rows, columns = header["shape"]
+        data = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8).reshape(-1, 2, rows, columns)
+        folded = data[:, 0].astype(int) + 256 * data[:, 1].astype(int)
+        rest = (folded >> 1) ^ -(folded & 1)
+        q = np.zeros_like(rest)
+        for r in range(rows):
+            for c in range(columns):
+                left = q[:, r, c - 1] if c else 0
+                up = q[:, r - 1, c] if r else 0
+                q[:, r, c] = ((left + up) // 2 if r and c else left + up) + rest[:, r, c] & 0xFFFF
+        return (header["offset"] + header["step"] * q).reshape(header["shape"])
