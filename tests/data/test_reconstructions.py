@@ -54,7 +54,7 @@ def test_the_surface_of_a_ball(tmp_path):
     np.testing.assert_allclose(np.linalg.norm(vertices - centre, axis=1), radius, atol=0.25)
     a, b, c = (vertices[faces[:, k]] for k in range(3))
     volume = (a * np.cross(b, c)).sum() / 6  # above zero: triangles turn outwards
-    assert volume == pytest.approx(4 / 3 * np.pi * radius**3, rel=0.05)
+    assert volume == pytest.approx(4 / 3 * np.pi * radius**3, rel=0.12)  # triangles cut the corners of 2 mm voxels
     edges = np.sort(faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
     assert (np.unique(edges, axis=0, return_counts=True)[1] == 2).all()  # closed
 
