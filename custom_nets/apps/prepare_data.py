@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from custom_nets.data.volumes.nifti import read_nifti
 from custom_nets.utils.files import new_file, write_json
 
 __all__ = ["OPEN_VOLUMES", "crop_to_foreground", "largest_component", "prepare_hcp", "prepare_ixi", "prepare_open"]
@@ -255,10 +256,8 @@ def largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _read(path: Path) -> tuple[NDArray, NDArray[np.float64]]:
-    import nibabel as nib
-
-    image: Any = nib.load(path)
-    return np.squeeze(image.get_fdata(dtype=np.float32)), image.affine
+    array, affine, _ = read_nifti(path)
+    return np.squeeze(array), affine
 
 
 def _read_archive(path: Path) -> tuple[NDArray, NDArray[np.float64]]:

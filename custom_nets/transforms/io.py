@@ -26,7 +26,11 @@ __all__ = ["LoadVolumed", "SaveVolumed", "check_writable", "load_volume"]
 
 
 def load_volume(
-    path: str | Path, series_uid: str | None = None, allow_irregular: bool = False, check_values: bool = True
+    path: str | Path,
+    series_uid: str | None = None,
+    allow_irregular: bool = False,
+    check_values: bool = True,
+    memory_gb: float | None = None,
 ) -> MetaTensor:
     """Read a NIfTI or MGH file, or a DICOM series (its folder, or one file of it).
 
@@ -37,6 +41,7 @@ def load_volume(
         series_uid: SeriesInstanceUID to take from a DICOM folder with several series.
         allow_irregular: accept a DICOM series with slices off a regular grid by more than 10 % of their distance.
         check_values: refuse NaN, infinite and constant volumes (False for label maps and masks).
+        memory_gb: what reading it and a working copy may take, in GiB; None: what the machine has left.
 
     Returns:
         [C, x, y, z] float32 in the file's units (slope and intercept applied), C = time points (1 for 3D); ``affine``
@@ -56,7 +61,7 @@ def load_volume(
         volume = load_series(path, series_uid, allow_irregular)
         array, affine, meta = volume.array, volume.affine, volume.meta
     else:
-        array, affine, meta = read_nifti(path)
+        array, affine, meta = read_nifti(path, memory_gb)
     _check_shape(array.shape, path)
     _check_affine(affine, path)
     channels = array[None] if array.ndim == 3 else np.moveaxis(array, 3, 0)
@@ -108,6 +113,7 @@ class LoadVolumed(MapTransform):
         series_uid: SeriesInstanceUID to take from a DICOM folder with several series.
         allow_irregular: accept irregular DICOM slice positions (the slices are then spread evenly).
         check_values: refuse NaN, infinite and constant volumes (False for label maps and masks).
+        memory_gb: see :func:`load_volume`.
         allow_missing_keys: leave out keys that an item lacks.
     """
 
@@ -117,17 +123,19 @@ class LoadVolumed(MapTransform):
         series_uid: str | None = None,
         allow_irregular: bool = False,
         check_values: bool = True,
+        memory_gb: float | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.series_uid = series_uid
         self.allow_irregular = allow_irregular
         self.check_values = check_values
+        self.memory_gb = memory_gb
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
         for key in self.key_iterator(item):
-            item[key] = load_volume(item[key], self.series_uid, self.allow_irregular, self.check_values)
+            item[key] = load_volume(item[key], self.series_uid, self.allow_irregular, self.check_values, self.memory_gb)
         return item
 
 

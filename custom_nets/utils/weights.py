@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import torch
 
-from custom_nets.utils.files import new_file
+from custom_nets.utils.files import check_zip, new_file
 
 __all__ = ["PublishedWeights", "StateDict", "checked_arch", "read_checkpoint", "write_checkpoint"]
 
@@ -58,7 +57,7 @@ def read_checkpoint(path: str | os.PathLike, map_location: str | torch.device = 
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}.")
     try:
-        _check_sums(path)
+        check_zip(path)  # PyTorch compares no checksums
         content = torch.load(path, map_location=map_location, weights_only=True)
     except PermissionError:
         raise
@@ -83,14 +82,6 @@ def write_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> Non
             torch.save(dict(content), part)
         except RuntimeError as error:  # how PyTorch reports a full disk, or a folder that cannot be written
             raise OSError(f"{path} could not be written; is the disk full? ({str(error).splitlines()[0]})") from error
-
-
-def _check_sums(path: Path) -> None:
-    """Compare a zip file (what ``torch.save`` writes) with its own checksums, which PyTorch itself does not look at."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if (damaged := archive.testzip()) is not None:
-                raise ValueError(f"it is damaged ({damaged} has another checksum): copy it again from where it came.")
 
 
 def checked_arch(arch: Any, origin: str = "the checkpoint") -> dict[str, Any]:

@@ -7,7 +7,6 @@ VPAL and 4DRGS hold projections, or mask and fill runs, as NIfTI [column, row, f
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from custom_nets.data.angiography.views import Acquisition, default_volume
+from custom_nets.data.whole_files import DAMAGED, image_array, open_image
 from custom_nets.geometry.cone_beam import ConeBeam, circular_trajectory
 
 __all__ = ["is_togs_folder", "is_vpal_folder", "line_integrals", "read_togs_folder", "read_vpal_folder"]
@@ -260,12 +260,9 @@ def _nifti_named(folder: Path, name: str) -> Path | None:
 
 def _read_stack(path: Path, shape: tuple[int, int, int]) -> NDArray[np.float32]:
     """NIfTI [column, row, frame] as [N, H, W]; affine and spacing of the file mean nothing."""
-    import nibabel as nib
-
     try:
-        image: Any = nib.load(path)
-        array = np.asanyarray(image.dataobj, dtype=np.float32)
-    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
+        array = image_array(open_image(path), np.float32, path)
+    except DAMAGED as error:
         raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}.") from error
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]

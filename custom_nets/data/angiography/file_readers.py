@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from custom_nets.data.angiography.run import AngiographyRun, RunGeometry, RunOrigin, make_run
+from custom_nets.data.whole_files import DAMAGED, check_picture, image_array, load_arrays, open_image
 
 __all__ = ["PICTURE_SUFFIXES",
     "SIDE_FILE", "natural_key", "picture_files", "read_nifti_run", "read_numpy", "read_pictures",
@@ -83,6 +84,7 @@ def _stack(files: list[Path], folder: Path) -> NDArray:
 def _load_picture(file: Path) -> NDArray:
     import cv2
 
+    check_picture(file)
     image = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise ValueError(f"{file} is damaged or no picture.")
@@ -92,6 +94,7 @@ def _load_picture(file: Path) -> NDArray:
 def _pages(file: Path) -> NDArray:
     import cv2
 
+    check_picture(file)
     done, pages = cv2.imreadmulti(str(file), flags=cv2.IMREAD_UNCHANGED)
     if not done or not pages:
         raise ValueError(f"{file} is damaged or no picture.")
@@ -127,18 +130,14 @@ def read_nifti_run(
     The time step is taken from a 4D header that states a unit of time. The third pixdim of a 3D file is a distance by
     the standard, and the fourth one without a unit is a default that says nothing: neither is taken for a time.
     """
-    import nibabel as nib
-
     path = Path(path)
     try:
-        image: Any = nib.load(path)
+        image = open_image(path)
         slope, inter = image.dataobj.slope, image.dataobj.inter
         dtype = np.dtype(image.get_data_dtype())
-        if dtype.names is not None or dtype.kind not in "iuf":
-            raise ValueError(f"it holds {dtype}, one grey value per pixel is needed")
         exact = slope == 1 and inter == 0 and dtype.kind in "iu" and dtype.itemsize <= 2
-        array = np.asanyarray(image.dataobj, dtype=dtype.newbyteorder("=") if exact else np.float32)
-    except (OSError, EOFError, ValueError, AttributeError, nib.filebasedimages.ImageFileError) as error:
+        array = image_array(image, dtype.newbyteorder("=") if exact else np.float32, path)
+    except (AttributeError, *DAMAGED) as error:
         raise ValueError(f"{path} cannot be read as a run: {' '.join(str(error).split())}.") from error
     step = None
     if array.ndim == 4 and array.shape[2] == 1:
@@ -166,9 +165,8 @@ def read_numpy(
     """Read an ``.npz`` with ``frames`` [T, H, W] and, if there, ``times_s`` and ``synthetic`` [T]; or an ``.npy``."""
     path = Path(path)
     try:
-        loaded = np.load(path, allow_pickle=False)
-        content = {"frames": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
-    except (OSError, EOFError, ValueError, KeyError) as error:
+        content = load_arrays(path)
+    except DAMAGED as error:
         raise ValueError(f"{path} cannot be read as a NumPy file: {' '.join(str(error).split())}.") from error
     if "frames" not in content:
         raise ValueError(f"{path} has the arrays {sorted(content)}: 'frames' [T, H, W] is needed (and 'times_s' [T]).")

@@ -8,6 +8,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from custom_nets.utils.memory import check_memory
+
 __all__ = ["decode_pixels", "dicom_files", "holds_dicom", "is_dicom_file"]
 
 
@@ -55,6 +57,9 @@ def decode_pixels(path: Path, dataset: Any = None) -> NDArray[Any]:
         # a file without the part-10 header: the standard's default encoding
         dataset.file_meta = pydicom.dataset.FileMetaDataset()
         dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+    size = [dataset.get(name) for name in ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated")]
+    rows, columns, frames, samples, bits = (int(number or 1) for number in size)
+    check_memory(2 * rows * columns * frames * samples * bits // 8, str(path))
     try:
         return dataset.pixel_array
     except Exception as error:  # every plug-in of pydicom has its own kinds

@@ -136,17 +136,48 @@ def _read_headers(folder: Path) -> list[tuple[Path, Any]]:
     """Headers of all images in the folder, without pixels; other DICOM objects (reports, DICOMDIR) are left out."""
     import pydicom
 
-    headers = []
+    headers, others = [], []
     for path in dicom_files(folder):
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_HEADER_TAGS), force=True)
             if header.get("SOPClassUID") != DICOMDIR_CLASS and "Rows" in header and "Columns" in header:
                 headers.append((path, header))
+            else:
+                others.append((path, header))
         except Exception as error:  # pydicom raises many kinds for damaged files; a slice must not just vanish
             raise ValueError(f"{path} is a damaged DICOM file: {error}") from error
     if not headers:
         raise ValueError(f"{folder} holds no DICOM image.")
+    _check_none_is_cut(folder, headers, others)
     return headers
+
+
+def _check_none_is_cut(folder: Path, headers: list[tuple[Path, Any]], others: list[tuple[Path, Any]]) -> None:
+    """Refuse a folder with a file that was a slice: an end slice that vanishes leaves a volume without a gap.
+
+    A cut file is no DICOM any more, or one without an image although it is of the images' class or says no class.
+    """
+    classes = {kind for _, header in headers for kind in _classes(header)}
+    # what is left of a cut UID is the beginning of one
+    cut = [path for path, other in others if any(kind.startswith(c) for c in _classes(other) for kind in classes)]
+    suffixes = {path.suffix.lower() for path, _ in headers}
+    known = {path for path, _ in (*headers, *others)}
+    for path in sorted(folder.iterdir()):
+        if path in known or path.name.startswith(".") or path.suffix.lower() not in suffixes or not path.is_file():
+            continue
+        if path.suffix.lower() in (".dcm", ".ima", ".dicom") or path.stat().st_size <= 132:
+            cut.append(path)
+    if cut:
+        raise ValueError(
+            f"{cut[0]} lies among the slices and is damaged or cut short: copy the series again, or take the file away."
+        )
+
+
+def _classes(header: Any) -> set[str]:
+    """The SOP class as the file says it, and as its data set does (which may be cut)."""
+    meta = getattr(header, "file_meta", None) or {}
+    said = {str(meta.get("MediaStorageSOPClassUID", "")), str(header.get("SOPClassUID", ""))}
+    return said - {""} or {""}
 
 
 def _choose_series(headers: list[tuple[Path, Any]], path: Path, series_uid: str | None) -> list[tuple[Path, Any]]:

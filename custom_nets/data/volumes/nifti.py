@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from custom_nets.data.whole_files import DAMAGED, image_array, open_image
 from custom_nets.utils.files import check_writable, new_file
 
 __all__ = ["largest_distance", "read_nifti", "write_nifti"]
@@ -22,8 +22,16 @@ _SAME_PLACE_MM = 1e-3  # a qform and a sform that differ by more somewhere in th
 _ROUNDING_MM = 0.1  # a shear of no more over the whole volume is rounding, not a geometry
 
 
-def read_nifti(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.float64], dict[str, Any]]:
+def read_nifti(
+    path: str | Path, memory_gb: float | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float64], dict[str, Any]]:
     """Read what nibabel reads: NIfTI (.nii, .nii.gz, .nii.bz2, .hdr/.img), MGH (.mgz, .mgh), ...
+
+    Compressed files are read to their checksum, and the length of all is compared with that of the header.
+
+    Args:
+        path: of the file.
+        memory_gb: what reading it and a working copy may take, in GiB, asked before any voxel is read.
 
     Returns:
         The array [x, y, z] or [x, y, z, t], float32 with slope and intercept applied; the affine (4, 4), index -> mm,
@@ -32,24 +40,18 @@ def read_nifti(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.float6
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not an image, damaged, colour or several components per voxel, voxels of zero size.
+        ValueError: not an image, damaged, colour or several components per voxel, voxels of zero size, more than the
+            memory.
     """
-    import nibabel as nib
-    from nibabel.spatialimages import HeaderDataError, SpatialImage
-
     if not Path(path).exists():
         raise FileNotFoundError(f"{path} does not exist.")
     try:
-        image = nib.load(path)
-        if not isinstance(image, SpatialImage):
-            raise ValueError(f"it is a {type(image).__name__}")
+        image = open_image(path)
         dtype = image.get_data_dtype()
-        if dtype.names is not None or dtype.kind == "c":
-            raise ValueError(f"it has several components per voxel ({dtype}), one grey value is needed")
-        array = np.asanyarray(image.dataobj, dtype=np.float32)
+        array = image_array(image, np.float32, path, memory_gb)
         if image.affine is None:
             raise ValueError("it has no affine")
-    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError, HeaderDataError) as error:
+    except DAMAGED as error:
         raise ValueError(f"{path} cannot be read as an image volume: {_one_line(error)}.") from error
 
     while array.ndim > 3 and array.shape[-1] == 1:
