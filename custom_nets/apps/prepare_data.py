@@ -180,6 +180,8 @@ OPEN_VOLUMES = (
     OpenVolume("arc_t2", "t2_arc_M2208/M2208_T2w.nii.gz", "M2208", 0.7, "BSD-2-Clause (CC0 inferred)"),
     OpenVolume("studyforrest", "t1_studyforrest_dicom/dicoms.tar.xz", "studyforrest", 0.7, "PDDL-1.0"),
     OpenVolume("studyforrest_1mm", "t1_studyforrest_dicom/dicoms.tar.xz", "studyforrest", 2.0, "PDDL-1.0"),
+    OpenVolume("adi", "t1_fnndsc_adi/t1_fnndsc_adi.nii.gz", "adi", 1.0, "Apache-2.0"),
+    OpenVolume("uih", "t1_uih/t1_uih.nii.gz", "uih", 1.0, "BSD-2-Clause"),
     OpenVolume("niivue", "t1_niivue_norm/norm.mgz", "niivue", 1.0, "BSD-2-Clause", "validation"),
 )
 LABELS_FOLDER = "labels_synthseg20"

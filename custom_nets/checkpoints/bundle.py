@@ -138,7 +138,9 @@ def load_network(path: str | os.PathLike, map_location: str | torch.device = "cp
 def load_pretrained(network: nn.Module, path: str | os.PathLike | None) -> nn.Module:
     """The network itself, after the weights of a bundle checkpoint were put into it (None: it stays as it is).
 
-    Parts that a network names in ``optional_parts`` may be missing in the checkpoint: they stay as they were made.
+    Parts that a network names in ``optional_parts`` may be missing in the checkpoint: they stay as they were made. A
+    network that takes the blur (``takes_mtf``) starts from one that does not as exactly that one: the weights of what it
+    is told are zero.
 
     Raises:
         FileNotFoundError, ValueError: no such checkpoint, or that of another network.
@@ -148,10 +150,25 @@ def load_pretrained(network: nn.Module, path: str | os.PathLike | None) -> nn.Mo
         name = content.get("arch", {}).get("name")
         if name != type(network).__name__ or "model" not in content:
             raise ValueError(f"{path} has the weights of {name}, but this config trains {type(network).__name__}.")
+        state = content["model"]
+        if getattr(network, "takes_mtf", False) and not content["arch"].get("takes_mtf", False):
+            state = _with_more_inputs(state, network.state_dict())
         optional = tuple(f"{part}." for part in getattr(network, "optional_parts", ()))
         fresh = {k: v for k, v in network.state_dict().items() if optional and k.startswith(optional)}
-        load_strictly(network, {**fresh, **content["model"]}, str(path))
+        load_strictly(network, {**fresh, **state}, str(path))
     return network
+
+
+def _with_more_inputs(state: StateDict, wanted: StateDict) -> dict[str, torch.Tensor]:
+    """Weights [out, in, ...] that lack inputs at the end get zeros for them."""
+    widened = dict(state)
+    for key, own in wanted.items():
+        given = state.get(key)
+        if given is None or own.ndim < 2 or own.ndim != given.ndim or own.shape[1] <= given.shape[1]:
+            continue
+        if own.shape[0] == given.shape[0] and own.shape[2:] == given.shape[2:]:
+            widened[key] = torch.cat([given, given.new_zeros(own[:, given.shape[1] :].shape)], 1)
+    return widened
 
 
 # ---- published weights ----

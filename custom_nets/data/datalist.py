@@ -144,6 +144,8 @@ def split_subjects(
     return training, validation
 
 
-def expand_scales(items: Sequence[Item], scales: Sequence[Sequence[float]]) -> list[Item]:
-    """Each item once per scale [3], with the field ``scale``: validation at fixed degradations."""
-    return [{**item, "scale": [float(s) for s in scale]} for item in items for scale in scales]
+def expand_scales(items: Sequence[Item], scales: Sequence[Sequence[float]], profiles: Sequence[str] = ()) -> list[Item]:
+    """Each item once per scale [3] and profile, with the fields ``scale`` and (where profiles are named) ``profile``:
+    validation at fixed degradations."""
+    each = [{**item, "scale": [float(s) for s in scale]} for item in items for scale in scales]
+    return [{**item, "profile": profile} for item in each for profile in profiles] if profiles else each

@@ -27,12 +27,11 @@ def prepare_points(
     non_blocking: bool = False,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...], dict[str, Any]]:
-    """For implicit networks: ``net(image, positions, scale)`` against the intensities ``label`` at the positions."""
-    image, label, positions, scale = (
-        batchdata[key].to(device=device, non_blocking=non_blocking, **kwargs)
-        for key in ("image", "label", "positions", "scale")
-    )
-    return image, label, (positions, scale), {}
+    """For implicit networks: ``net(image, positions, scale)`` against the intensities ``label`` at the positions, and
+    ``mtf`` where the batch has it."""
+    names = ("image", "label", "positions", "scale", *(["mtf"] if "mtf" in batchdata else []))
+    image, label, *others = (batchdata[n].to(device=device, non_blocking=non_blocking, **kwargs) for n in names)
+    return image, label, tuple(others), {}
 
 
 def prepare_planes(
@@ -41,12 +40,11 @@ def prepare_planes(
     non_blocking: bool = False,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...], dict[str, Any]]:
-    """For planes of thick slices: ``net(image, scale, position)`` against ``label``."""
-    image, label, scale, position = (
-        batchdata[key].to(device=device, non_blocking=non_blocking, **kwargs)
-        for key in ("image", "label", "scale", "position")
-    )
-    return image, label, (scale, position), {}
+    """For planes of thick slices: ``net(image, scale, position)`` against ``label``, and ``mtf`` where the batch has
+    it."""
+    names = ("image", "label", "scale", "position", *(["mtf"] if "mtf" in batchdata else []))
+    image, label, *others = (batchdata[n].to(device=device, non_blocking=non_blocking, **kwargs) for n in names)
+    return image, label, tuple(others), {}
 
 
 def prepare_gap(

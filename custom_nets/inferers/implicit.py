@@ -257,7 +257,14 @@ class _VolumeDecoder:
     ``decoder``, ``position_code``, ``scale_code``, ``sampling_padding``, ``adds_interpolation`` and ``border``.
     """
 
-    def __init__(self, options: ImplicitVolumeInferer, network: Any, image: torch.Tensor, scale: torch.Tensor) -> None:
+    def __init__(
+        self,
+        options: ImplicitVolumeInferer,
+        network: Any,
+        image: torch.Tensor,
+        scale: torch.Tensor,
+        mtf: torch.Tensor | None = None,
+    ) -> None:
         self.options = options
         self.network = network
         self.encoder = network.encoder.to(memory_format=torch.channels_last_3d)
@@ -270,7 +277,8 @@ class _VolumeDecoder:
         self.n = tuple(self.padded.shape)  # what is encoded; positions in it are those in the image plus the border
         self.background = float(image.min())
         self.rows = options.rows or (_ROWS_CUDA if self.device.type == "cuda" else _ROWS)
-        self.scale_code = network.scale_code(self.scale)[0]
+        self.mtf = None if mtf is None else mtf.to(self.device)[None]
+        self.scale_code = network.scale_code(self.scale, self.mtf)[0]
         self.padding = network.sampling_padding
         self.coefficients = bspline_coefficients(self.image[None, None]) if network.adds_interpolation else None
 
@@ -337,7 +345,7 @@ class _VolumeDecoder:
             last = min(high + 1, n[plan.tile_axis])  # one more for interpolation across the border
             outer_low, outer_high = max(low - plan.halo, 0), min(last + plan.halo, n[plan.tile_axis])
             image = self.padded[None, None].narrow(tile_dim, outer_low, outer_high - outer_low)
-            x = self.network.encoder_input(image, self.scale)
+            x = self.network.encoder_input(image, self.scale, self.mtf)
             kept: torch.Tensor | None = None
             start = 0
             with autocast:

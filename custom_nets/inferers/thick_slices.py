@@ -21,7 +21,7 @@ from custom_nets.geometry import Grid, as_triple, nearest_axes
 from custom_nets.inferers.implicit import resolve_grid
 from custom_nets.operators.data_consistency import LARGEST_GAIN, TOLERANCE, SliceMeasurement
 from custom_nets.operators.interpolation import apply_separable, bspline_matrix
-from custom_nets.operators.slice_profile import PROFILES, slice_profile_matrix
+from custom_nets.operators.slice_profile import PROFILES, PointSpread, slice_profile_matrix
 
 __all__ = ["ThickSliceInferer", "find_thick_axis"]
 
@@ -224,9 +224,10 @@ class ThickSliceInferer(Inferer):
             axis = find_thick_axis(source, self.thick_axis)
             target = self.target_grid(source) if like is None else resolve_grid(source, like=like)
             thickness = self.thickness or self._thickness_of(item.meta, float(source.spacing_mm[axis]))
+            spread = PointSpread.of(item.meta.get("point_spread", self.profile), thickness)
             values, deviations, reports = [], [], []
             for volume in item.as_tensor():
-                value, deviation, report = self.sample(network, volume, source, target, axis, thickness)
+                value, deviation, report = self.sample(network, volume, source, target, axis, spread)
                 values.append(value)
                 deviations += [] if deviation is None else [deviation]
                 reports.append(report)
@@ -253,13 +254,19 @@ class ThickSliceInferer(Inferer):
 
     @torch.no_grad()
     def sample(
-        self, network: Any, volume: torch.Tensor, source: Grid, target: Grid, axis: int, thickness: float = 1.0
+        self,
+        network: Any,
+        volume: torch.Tensor,
+        source: Grid,
+        target: Grid,
+        axis: int,
+        spread: PointSpread = PointSpread(),  # noqa: B008 (it cannot be changed)
     ) -> tuple[torch.Tensor, torch.Tensor | None, dict[str, Any]]:
         """One volume [X, Y, Z] on ``source`` -> float32 [X', Y', Z'] on ``target``, its deviation (or None), a report.
 
         Args:
             axis: the thick one, of the array.
-            thickness: slice thickness / slice spacing.
+            spread: how the slices were measured.
         """
         # the network sees the same planes whatever the order of the axes in the file
         order, flips = nearest_axes(source.affine)
@@ -288,9 +295,7 @@ class ThickSliceInferer(Inferer):
         background = float(image.min())
         matrices = [None if a == thick else line.matrix(turned.shape[a]) for a, line in enumerate(lines)]
         measured = apply_separable(image, matrices).permute(thick, *others).contiguous()
-        run = _StackSharpener(
-            self, network, measured, lines[thick].positions, float(1 / step[thick]), thickness, budget
-        )
+        run = _StackSharpener(self, network, measured, lines[thick].positions, float(1 / step[thick]), spread, budget)
         values, deviation, report = run.result()
 
         def placed(result: torch.Tensor, outside: float) -> torch.Tensor:
@@ -381,7 +386,7 @@ class _StackSharpener:
         measured: torch.Tensor,
         positions: NDArray[np.float64],
         scale: float,
-        thickness: float,
+        spread: PointSpread,
         budget: float,
     ) -> None:
         self.budget = budget  # bytes for planes on their way through the network
@@ -396,14 +401,17 @@ class _StackSharpener:
         self.rows = len(positions)
         self.spline = bspline_matrix(len(measured), positions).float()
         centres = (np.arange(len(measured)) - positions[0]) * scale
-        self.profile = (options.profile, thickness)
-        self.measurement = SliceMeasurement(self.rows, centres, scale, options.profile, thickness)
+        self.spread = spread
+        self.told = {}
+        if getattr(network, "takes_mtf", False):
+            self.told["mtf"] = torch.tensor([spread.transfer(scale)], device=self.device)
+        self.measurement = SliceMeasurement(self.rows, centres, scale, spread)
         self.consistent = options.data_consistency and self.measurement.gain <= LARGEST_GAIN
         if options.data_consistency and not self.consistent:
             warnings.warn(
-                f"slices of {thickness:.2f} times their spacing overlap too much: to reproduce them exactly, noise "
-                f"would grow {self.measurement.gain:.0f} times. Data consistency is off (--thickness overrides what "
-                "the header says).",
+                f"slices of {spread.thickness:.2f} times their spacing overlap too much: to reproduce them exactly, "
+                f"noise would grow {self.measurement.gain:.0f} times. Data consistency is off (--thickness overrides "
+                "what the header says).",
                 stacklevel=4,
             )
         self.box = self._head()
@@ -480,8 +488,8 @@ class _StackSharpener:
         report = {
             "asked_for": self.options.data_consistency,
             "applied": self.consistent,
-            "profile": self.profile[0],
-            "thickness_over_spacing": float(round(self.profile[1], 4)),
+            "profile": self.spread.profile,
+            "thickness_over_spacing": float(round(self.spread.thickness, 4)),
             "largest_deviation_before": before / span,
             "largest_deviation_after": after / span,
             "tolerance": TOLERANCE,
@@ -559,7 +567,8 @@ class _StackSharpener:
     def _forward(self, x: torch.Tensor, first: float) -> torch.Tensor:
         enabled = self.options.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=enabled):
-            return self.network(x, scale=self.scale, position=first)[:, 0].float()
+            told = {name: value.expand(len(x), -1) for name, value in self.told.items()}
+            return self.network(x, scale=self.scale, position=first, **told)[:, 0].float()
 
     def _tiled(self, x: torch.Tensor, first: float) -> torch.Tensor:
         """Overlapping tiles, blended by weights that go smoothly to zero before a tile's cut edges."""

@@ -27,10 +27,12 @@ class PointPSNR(Metric):
     Args:
         gain: give the PSNR minus that of cubic B-spline at the same points.
         scale: count only the cases of this scale [3].
+        profile: count only the cases that were blurred by this profile.
     """
 
-    def __init__(self, gain: bool = False, scale: Sequence[float] | None = None) -> None:
+    def __init__(self, gain: bool = False, scale: Sequence[float] | None = None, profile: str | None = None) -> None:
         self.gain = gain
+        self.profile = profile
         self.scale = None if scale is None else scale_name(sorted(scale))
         super().__init__()
 
@@ -43,7 +45,11 @@ class PointPSNR(Metric):
         """Take what is needed from batch and output: ignite hands over the output alone."""
         batch: Any = engine.state.batch
         output: Any = engine.state.output
-        self.update((output["pred"], output["label"], batch["bspline"].to(output["pred"]), batch["scale"]))
+        kept = slice(None)
+        if self.profile is not None:
+            kept = [i for i, name in enumerate(batch["profile"]) if name == self.profile]
+        cases = (output["pred"], output["label"], batch["bspline"].to(output["pred"]), batch["scale"])
+        self.update(tuple(part[kept] for part in cases))  # type: ignore[arg-type]
 
     @reinit__is_reduced
     def update(self, output: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
@@ -79,7 +85,15 @@ class ForegroundPSNR(PointPSNR):
             super().update((pred[inside][None], label[inside][None], bspline[inside][None], scale[None]))
 
 
-def gains_by_scale(scales: Sequence[Sequence[float]], metric: type[PointPSNR] = PointPSNR) -> dict[str, PointPSNR]:
-    """``gain_db`` over all cases, and one ``gain_1x1x4_db`` for each scale."""
-    each = {f"gain_{scale_name(sorted(scale))}_db": metric(gain=True, scale=scale) for scale in scales}
-    return {"gain_db": metric(gain=True), **each}
+def gains_by_scale(
+    scales: Sequence[Sequence[float]], metric: type[PointPSNR] = PointPSNR, profiles: Sequence[str] = ()
+) -> dict[str, PointPSNR]:
+    """``gain_db`` over all cases, one ``gain_1x1x4_db`` for each scale, and one ``gain_1x1x4_box_db`` for each scale
+    and profile."""
+    found = {"gain_db": metric(gain=True)}
+    for scale in scales:
+        name = scale_name(sorted(scale))
+        found[f"gain_{name}_db"] = metric(gain=True, scale=scale)
+        for profile in profiles:
+            found[f"gain_{name}_{profile}_db"] = metric(gain=True, scale=scale, profile=profile)
+    return found

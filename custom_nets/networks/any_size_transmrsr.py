@@ -31,6 +31,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
+from custom_nets.networks.layers.mtf_code import mtf_code
+
 __all__ = ["AnySizeTransMRSR", "BrainPrior"]
 
 
@@ -144,6 +146,7 @@ def encode_input(
     divisor: int,
     scale: float | torch.Tensor,
     position: float | torch.Tensor | None,
+    told: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """What both networks see: 2x2 pixels as channels, where the two rows of each lie between measured slices (sine
     and cosine), and the factor.
@@ -153,9 +156,11 @@ def encode_input(
         slices: planes that there must be.
         divisor: of the height and width; the last row and column are repeated up to the next multiple.
         scale, position: see :meth:`AnySizeTransMRSR.forward`.
+        told: [B, n] numbers that become constant channels.
 
     Returns:
-        [B, 4 slices + 5, H / 2, W / 2], in channels-last memory; the last channel is the factor, log2(scale) / 2 - 1.
+        [B, 4 slices + 5 + n, H / 2, W / 2], in channels-last memory; the last channel before those of ``told`` is the
+        factor, log2(scale) / 2 - 1.
 
     Raises:
         ValueError: another number of planes.
@@ -176,6 +181,9 @@ def encode_input(
     factor = (0.5 * scale.log2() - 1)[:, None, None].expand(-1, 1, height // 2)
     places = torch.cat([angle.sin(), angle.cos(), factor], dim=1)[..., None].expand(-1, -1, -1, width // 2)
     x = torch.cat([4 * (F.pixel_unshuffle(image, 2) - 0.4), places.to(image.dtype)], dim=1)
+    if told is not None:
+        constant = told.to(image.dtype)[:, :, None, None].expand(-1, -1, height // 2, width // 2)
+        x = torch.cat([x, constant], dim=1)
     return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -383,6 +391,7 @@ class AnySizeTransMRSR(nn.Module):
         truncation: share of a latent's distance to its nearest centroid that is kept.
         multi_resolution: modulate the decoder by the encoder's features (the paper's MREF).
         skip: add shallow features and input (the paper's SC).
+        takes_mtf: take the blur along the thick axis (``mtf``) into account; without it, ``mtf`` is not looked at.
 
     Example::
 
@@ -405,6 +414,7 @@ class AnySizeTransMRSR(nn.Module):
         truncation: float = 0.9,
         multi_resolution: bool = True,
         skip: bool = True,
+        takes_mtf: bool = False,
     ) -> None:
         super().__init__()
         if slices % 2 == 0:
@@ -419,14 +429,18 @@ class AnySizeTransMRSR(nn.Module):
         self.divisor = 2 * window * 2 ** (len(widths) - 1)
         self.truncation = truncation
         self.skip = skip
-        self.shallow = nn.Sequential(conv3(4 * slices + 5, widths[0]), nn.ReLU(), ResidualConvs(widths[0]))
+        self.takes_mtf = takes_mtf
+        told = 3 if takes_mtf else 0  # transfer at two frequencies, and whether it is known
+        self.shallow = nn.Sequential(conv3(4 * slices + 5 + told, widths[0]), nn.ReLU(), ResidualConvs(widths[0]))
         self.encoder = nn.ModuleList(SwinLevel(width, head_width, window, ratio) for width in widths)
         self.merging = nn.ModuleList(PatchMerging(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
         self.condition = nn.ModuleList(conv3(width, width) for width in widths[1:] if multi_resolution)
         self.norm = nn.LayerNorm(widths[-1])
         self.attention = nn.Linear(widths[-1], 1)  # which tokens the latents are made of
         self.latents = nn.Sequential(
-            nn.Linear(widths[-1] + 1, style_dim), nn.LeakyReLU(0.2), nn.Linear(style_dim, 2 * len(widths) * style_dim)
+            nn.Linear(widths[-1] + 1 + told, style_dim),
+            nn.LeakyReLU(0.2),
+            nn.Linear(style_dim, 2 * len(widths) * style_dim),
         )
         self.generator = Synthesis(widths, style_dim, head_width, window, ratio)
         self.register_buffer("centroids", torch.full((num_centroids, style_dim), torch.nan))  # not fitted yet
@@ -483,6 +497,7 @@ class AnySizeTransMRSR(nn.Module):
         image: torch.Tensor,
         scale: float | torch.Tensor = 4.0,
         position: float | torch.Tensor | None = None,
+        mtf: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Sharpen planes.
 
@@ -491,6 +506,9 @@ class AnySizeTransMRSR(nn.Module):
             scale: slice spacing over row spacing, one number or [B].
             position: of the centre of row 0, counted in slice spacings from the centre of a measured slice, one number
                 or [B]. Where not given, the outer edges of the first row and of the first slice coincide.
+            mtf: [B, 2] what is left of the thin rows' contrast at half and at the whole Nyquist frequency of the
+                slices (:meth:`custom_nets.operators.slice_profile.PointSpread.transfer`); not a number, or None: not
+                known.
 
         Returns:
             [B, 1, H, W], the middle plane.
@@ -498,9 +516,10 @@ class AnySizeTransMRSR(nn.Module):
         Raises:
             ValueError: another number of planes.
         """
-        x = encode_input(image, self.slices, self.divisor, scale, position)
         b, _, height, width = image.shape
-        factor = x[:, -1:, 0, 0]
+        told = mtf_code(mtf, b, 2, image) if self.takes_mtf else None
+        x = encode_input(image, self.slices, self.divisor, scale, position, told)
+        factor = x[:, 4 * self.slices + 4 :, 0, 0]  # and what is told
 
         shallow = self.shallow(x)
         x = as_tokens(shallow)

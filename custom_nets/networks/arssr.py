@@ -27,6 +27,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from custom_nets.networks.layers import PointwiseConv3d, RowLinear, winograd
+from custom_nets.networks.layers.mtf_code import mtf_code
 from custom_nets.operators.interpolation import bspline_coefficients, mirror_pad, sample_bspline, sample_trilinear
 from custom_nets.utils.weights import PublishedWeights, StateDict
 
@@ -262,7 +263,7 @@ class ArSSR(nn.Module):
         """Order in which a (x, y, z) volume goes in: always (z, y, x)."""
         return (2, 1, 0)
 
-    def encoder_input(self, image: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    def encoder_input(self, image: torch.Tensor, scale: torch.Tensor, mtf: torch.Tensor | None = None) -> torch.Tensor:
         """What :attr:`encoder` takes: the image [B, 1, D, H, W] itself."""
         return image
 
@@ -271,7 +272,7 @@ class ArSSR(nn.Module):
         """Columns that tell the decoder where along one axis of ``size`` voxels a point lies: [N] -> [N, 1]."""
         return (((2 * positions + 1) / size) - 1)[..., None]
 
-    def scale_code(self, scale: torch.Tensor) -> torch.Tensor:
+    def scale_code(self, scale: torch.Tensor, mtf: torch.Tensor | None = None) -> torch.Tensor:
         """Columns that tell the decoder the scale: none, [B, 3] -> [B, 0]."""
         return scale[:, :0]
 
@@ -301,11 +302,11 @@ class ArSSR(nn.Module):
 class ResidualArSSR(nn.Module):
     """ArSSR as a correction of cubic B-spline interpolation (ours).
 
-    ``y(p) = B-spline(image)(p) + MLP(features(p), sin 2 pi p, cos 2 pi p, log2 scale)``
+    ``y(p) = B-spline(image)(p) + MLP(features(p), sin 2 pi p, cos 2 pi p, log2 scale, mtf)``
 
     with features interpolated trilinearly and p in LR voxels, so the function is continuous everywhere and does not
     know how large the volume is. Axes go in sorted by scale (thick slices last): a stack is treated alike whatever
-    its orientation.
+    its orientation. With ``takes_mtf`` it is told how the scan was blurred, or that this is not known.
 
     Args:
         feature_dim: F.
@@ -313,6 +314,7 @@ class ResidualArSSR(nn.Module):
         decoder_width: hidden channels of the MLP.
         decoder_depth: its linear layers, at least 2.
         max_scale: largest scale of an axis in training; larger ones are decoded as if they were this one.
+        takes_mtf: take the blur of each axis (``mtf``) into account; without it, ``mtf`` is not looked at.
     """
 
     sampling_padding = "border"
@@ -328,6 +330,7 @@ class ResidualArSSR(nn.Module):
         decoder_width: int = 96,
         decoder_depth: int = 4,
         max_scale: float = 6.0,
+        takes_mtf: bool = False,
     ) -> None:
         super().__init__()
         if decoder_depth < 2:
@@ -335,8 +338,10 @@ class ResidualArSSR(nn.Module):
         self.max_scale = max_scale
         # voxels mirrored around the volume in eval mode: no point nearer to the edge than those of the training
         self.border = 2
-        self.encoder = RDN(feature_dim, num_features, growth, num_blocks, num_layers, in_channels=4)
-        dims = [feature_dim + 9] + [decoder_width] * (decoder_depth - 1)
+        self.takes_mtf = takes_mtf
+        told = 3 + (7 if takes_mtf else 0)  # scales; transfer at two frequencies per axis, and whether it is known
+        self.encoder = RDN(feature_dim, num_features, growth, num_blocks, num_layers, in_channels=1 + told)
+        dims = [feature_dim + 6 + told] + [decoder_width] * (decoder_depth - 1)
         layers: list[nn.Module] = []
         for a, b in zip(dims[:-1], dims[1:], strict=True):
             layers += [RowLinear(a, b), nn.ReLU(inplace=True)]
@@ -351,16 +356,17 @@ class ResidualArSSR(nn.Module):
         a, b, c = sorted(range(3), key=lambda axis: round(float(scale[axis]), 3))
         return (a, b, c)
 
-    def scale_code(self, scale: torch.Tensor) -> torch.Tensor:
-        """log2 of the scale [B, 3], which stays inside of the trained range."""
-        return scale.clamp(1.0, self.max_scale).log2()
+    def scale_code(self, scale: torch.Tensor, mtf: torch.Tensor | None = None) -> torch.Tensor:
+        """log2 of the scale [B, 3], which stays inside of the trained range; with ``takes_mtf``, ``mtf`` [B, 3, 2]
+        between -1 and 1 (0 where it is not known) and 1 or 0 for known or not: [B, 3] or [B, 10]."""
+        code = scale.clamp(1.0, self.max_scale).log2()
+        return torch.cat([code, mtf_code(mtf, scale.shape[0], 6, code)], 1) if self.takes_mtf else code
 
-    def encoder_input(self, image: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """What :attr:`encoder` takes: image [B, 1, D, H, W] and the scale [B, 3] as three constant channels."""
+    def encoder_input(self, image: torch.Tensor, scale: torch.Tensor, mtf: torch.Tensor | None = None) -> torch.Tensor:
+        """What :attr:`encoder` takes: image [B, 1, D, H, W] and :meth:`scale_code` as constant channels."""
         b, _, d, h, w = image.shape
-        return torch.cat(
-            [image, self.scale_code(scale).to(image.dtype)[:, :, None, None, None].expand(b, 3, d, h, w)], 1
-        )
+        code = self.scale_code(scale, mtf).to(image.dtype)
+        return torch.cat([image, code[:, :, None, None, None].expand(b, code.shape[1], d, h, w)], 1)
 
     @staticmethod
     def position_code(positions: torch.Tensor, size: int) -> torch.Tensor:
@@ -369,7 +375,11 @@ class ResidualArSSR(nn.Module):
         return torch.stack([angle.sin(), angle.cos()], -1)
 
     def forward(
-        self, image: torch.Tensor, positions: torch.Tensor | None = None, scale: torch.Tensor | None = None
+        self,
+        image: torch.Tensor,
+        positions: torch.Tensor | None = None,
+        scale: torch.Tensor | None = None,
+        mtf: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Intensities at ``positions``, or on the whole two times finer grid when none are given.
 
@@ -377,6 +387,9 @@ class ResidualArSSR(nn.Module):
             image: [B, 1, D, H, W], intensities of about [0, 1]; axes sorted by scale.
             positions: [B, K, 3] along D, H, W in LR voxels, or None.
             scale: [B, 3] LR spacing / wanted spacing; 2 when not given.
+            mtf: [B, 3, 2] what is left of the wanted voxels' contrast at half and at the whole Nyquist frequency of
+                the LR voxels, axes as in ``scale``
+                (:meth:`custom_nets.operators.slice_profile.PointSpread.transfer`); not a number, or None: not known.
 
         Returns:
             [B, K, 1], or [B, 1, 2 D, 2 H, 2 W] without positions.
@@ -389,13 +402,13 @@ class ResidualArSSR(nn.Module):
         if positions is None:
             positions = grid_positions(size, 0.5, image.device).expand(b, -1, 3)
         border = 0 if self.training else self.border
-        features = self.encoder(self.encoder_input(mirror_pad(image, border), scale))
+        features = self.encoder(self.encoder_input(mirror_pad(image, border), scale, mtf))
         codes = self.position_code(positions, 0)  # [B, K, 3, 2]
         rows = torch.cat(
             [
                 sample_trilinear(features, positions + border),
                 codes.flatten(2).to(features.dtype),
-                self.scale_code(scale).to(features.dtype)[:, None].expand(-1, positions.shape[1], -1),
+                self.scale_code(scale, mtf).to(features.dtype)[:, None].expand(-1, positions.shape[1], -1),
             ],
             -1,
         )

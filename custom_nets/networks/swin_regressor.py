@@ -71,6 +71,7 @@ class SwinRegressor(nn.Module):
         image: torch.Tensor,
         scale: float | torch.Tensor = 4.0,
         position: float | torch.Tensor | None = None,
+        mtf: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """See :meth:`custom_nets.networks.AnySizeTransMRSR.forward`."""
         height, width = image.shape[-2:]

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from custom_nets.operators.interpolation import bspline_matrix
-from custom_nets.operators.slice_profile import slice_profile_matrix
+from custom_nets.operators.slice_profile import PointSpread, slice_profile_matrix
 
 __all__ = ["LARGEST_GAIN", "TOLERANCE", "SliceMeasurement", "make_consistent", "measure"]
 
@@ -32,8 +32,8 @@ class SliceMeasurement:
         rows: number of thin slices.
         centres: of the thick slices, counted in thin slices (0 is the centre of the first one).
         scale: distance of thick slices in thin ones.
-        profile: "gaussian" (full width at half maximum = thickness) or "box".
-        thickness: slice thickness / slice spacing; below 1 is a gap.
+        profile: point spread, or its name (:data:`custom_nets.operators.slice_profile.PROFILES`).
+        thickness: slice thickness / slice spacing, of a profile by its name; below 1 is a gap.
 
     Attributes:
         matrix: W [m, rows] float64, thin to thick.
@@ -53,7 +53,7 @@ class SliceMeasurement:
         rows: int,
         centres: NDArray[np.float64] | torch.Tensor | list[float],
         scale: float,
-        profile: str = "gaussian",
+        profile: str | PointSpread = "gaussian",
         thickness: float = 1.0,
     ) -> None:
         places = torch.as_tensor(centres, dtype=torch.float64)

@@ -1,9 +1,20 @@
-"""Slice profiles as matrices, one per axis: what a scanner with thicker voxels would have measured."""
+"""The point spread of an acquisition: what a scanner with thicker voxels would have measured, as one matrix per axis.
+
+One concept for all that blurs a scan along an axis (:class:`PointSpread`): a Gaussian, a box, a trapezoid (what a real
+slice-selective pulse comes near to), and the crop of k-space of a 3D acquisition, with or without the filter that the
+scanner lays over it. Slice gaps and overlaps are widths below and above 1; voxels that the scanner interpolated by
+filling k-space with zeros are a k-space crop of a width above 1.
+
+Networks are told it by one description for all kinds, ``mtf``: what is left of the wanted voxels' contrast at half and
+at the whole Nyquist frequency of the measured voxels (:meth:`PointSpread.transfer`).
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -17,55 +28,208 @@ from custom_nets.operators.interpolation import (
     prefilter_matrix,
 )
 
-__all__ = ["PROFILES", "degrade", "published_zoom_matrix", "sampled_profile_matrix", "slice_profile_matrix"]
+__all__ = [
+    "PROFILES",
+    "PointSpread",
+    "degrade",
+    "point_spread_matrix",
+    "published_zoom_matrix",
+    "sampled_profile_matrix",
+    "slice_profile_matrix",
+]
 
-
-PROFILES = ("gaussian", "box")
-
-
+PROFILES = ("gaussian", "box", "trapezoid", "kspace", "kspace_hann", "kspace_hamming", "kspace_tukey")
+_SHAPES = {"trapezoid": 0.3, "kspace_tukey": 0.5}  # usual shape of the profiles that have one
 _FWHM = 2 * math.sqrt(2 * math.log(2))  # full width at half maximum of a Gaussian, in standard deviations
+# bands of frequency (shares of Nyquist) that the description is the mean of: the value at one frequency would jump
+# where a sharp cut of k-space passes over it
+_BANDS = ((0.375, 0.625), (0.75, 1.0))
+_kept_prefilter = lru_cache(maxsize=64)(prefilter_matrix)
 
 
-def slice_profile_matrix(
-    n: int, centres: torch.Tensor | NDArray[np.float64], scale: float, profile: str, thickness: float = 1.0
+@dataclass(frozen=True)
+class PointSpread:
+    """How a scan blurs along one axis.
+
+    Args:
+        profile: one of :data:`PROFILES`.
+        thickness: resolution over the distance of voxels. Full width at half maximum of the Gaussian, the box and the
+            trapezoid; below 1 is a gap, above 1 overlaps. For k-space the measured voxel over the stored one: 1, or
+            above 1 where the scanner interpolated.
+        shape: of a trapezoid, its ramps over its width (0 is a box, 1 a triangle); of a Tukey filter, the share of
+            k-space that it rolls off over (0 is none, 1 a Hann filter). None for the usual ones, 0.3 and 0.5.
+
+    Raises:
+        ValueError: unknown profile; thickness not above zero, or below 1 in k-space; shape outside of [0, 1] or of a
+            profile that has none.
+
+    Example::
+
+        >>> [round(m, 2) for m in PointSpread("box").transfer(scale=4.0)]
+        [0.9, 0.74]
+    """
+
+    profile: str = "gaussian"
+    thickness: float = 1.0
+    shape: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.profile not in PROFILES:
+            raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got '{self.profile}'.")
+        if not self.thickness > 0:
+            raise ValueError(f"thickness (slice thickness / slice spacing) must be above zero, got {self.thickness}.")
+        if self.in_kspace and self.thickness < 1:
+            raise ValueError(
+                f"thickness must be at least 1 for the profile {self.profile} (voxels cannot be larger than what was "
+                f"measured of k-space), got {self.thickness}."
+            )
+        if self.shape is not None and (self.profile not in _SHAPES or not 0 <= self.shape <= 1):
+            raise ValueError(
+                f"shape must lie within [0, 1] and is for {' and '.join(_SHAPES)} only, got {self.shape} for "
+                f"{self.profile}."
+            )
+
+    @classmethod
+    def of(cls, profile: str | PointSpread, thickness: float = 1.0) -> PointSpread:
+        """The point spread itself, or the one of that name and thickness."""
+        return profile if isinstance(profile, PointSpread) else cls(profile, thickness)
+
+    @property
+    def in_kspace(self) -> bool:
+        """Whether it is a crop of k-space."""
+        return self.profile.startswith("kspace")
+
+    def response(self, frequency: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
+        """What is left of a wave of the wanted voxels.
+
+        Args:
+            frequency: in cycles per wanted voxel, 0 to 0.5.
+            scale: distance of measured voxels in wanted ones.
+
+        Returns:
+            Transfer at each frequency, 1 where nothing is lost. The wanted voxel's own width is not counted: it is
+            there already.
+        """
+        f = np.asarray(frequency, dtype=np.float64)
+        width = scale * self.thickness
+        if width <= 1.0:  # finer than the wanted voxel: only sampled
+            return np.ones_like(f)
+        if self.profile == "gaussian":
+            return np.exp(-2 * (math.pi * f) ** 2 * (width**2 - 1) / _FWHM**2)
+        if self.in_kspace:
+            return self._filter(2 * f * width)
+        ramp = width * self._shape() if self.profile == "trapezoid" else 0.0
+        return np.sinc(width * f) * np.sinc(ramp * f) / np.sinc(f)
+
+    def transfer(self, scale: float) -> tuple[float, float]:
+        """Description that networks are told: transfer around half of, and up to, the measured voxels' Nyquist
+        frequency, as means over a quarter of the band (3/8 to 5/8, and 3/4 to 1 of Nyquist).
+
+        Args:
+            scale: distance of measured voxels in wanted ones; at 1 nothing is to be undone: (1, 1).
+        """
+        if scale <= 1.0 + 1e-6 and self.thickness <= 1.0 + 1e-6:
+            return 1.0, 1.0
+        steps = (np.arange(16) + 0.5) / 16
+        low, high = (float(self.response((a + (b - a) * steps) / (2 * scale), scale).mean()) for a, b in _BANDS)
+        return low, high
+
+    def _shape(self) -> float:
+        return _SHAPES.get(self.profile, 0.0) if self.shape is None else self.shape
+
+    def _filter(self, v: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The filter over k-space, ``v`` in shares of the measured band; on its edge, half of what is left."""
+        if self.profile == "kspace_hamming":
+            kept = 0.54 + 0.46 * np.cos(math.pi * v)
+        else:
+            roll = {"kspace": 0.0, "kspace_hann": 1.0}.get(self.profile, self._shape())
+            kept = np.ones_like(v)
+            if roll > 0:
+                kept = 0.5 + 0.5 * np.cos(math.pi * np.clip((v - 1 + roll) / roll, 0, 1))
+        return kept * np.where(v < 1 - 1e-9, 1.0, np.where(v > 1 + 1e-9, 0.0, 0.5))
+
+
+def point_spread_matrix(
+    n: int, centres: torch.Tensor | NDArray[np.float64], scale: float, spread: PointSpread
 ) -> torch.Tensor:
-    """[N, n] float64: thick voxels at ``centres`` [N] (positions on the fine axis) from n fine ones.
+    """[N, n] float64: measured voxels at ``centres`` [N] (positions on the fine axis) from n fine ones.
 
     Args:
         n: voxels of the fine axis.
-        centres: where the thick voxels lie.
-        scale: distance between thick voxels in fine voxels.
-        profile: "gaussian" (full width at half maximum = thickness) or "box".
-        thickness: slice thickness / slice spacing; below 1 is a gap, above 1 overlapping slices.
+        centres: where the measured voxels lie.
+        scale: distance between measured voxels in fine ones.
+        spread: what blurs.
 
     A fine voxel is itself an integral over its width. The Gaussian's width is therefore what has to be *added* to one
-    fine voxel (in quadrature), and a box counts each fine voxel by its overlap: scale 1 without a gap is the identity.
-
-    Raises:
-        ValueError: unknown profile; thickness not above zero.
+    fine voxel (in quadrature), a box or trapezoid counts each fine voxel by its overlap, and a crop of k-space leaves
+    out frequencies: scale 1 without a gap is the identity.
     """
-    if profile not in PROFILES:
-        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got '{profile}'.")
-    if not thickness > 0:
-        raise ValueError(f"thickness (slice thickness / slice spacing) must be above zero, got {thickness}.")
     centres = torch.as_tensor(centres, dtype=torch.float64)
-    width = scale * thickness
+    width = scale * spread.thickness
     if width <= 1.0:  # thinner than a fine voxel: nothing to average, only to sample
         return bspline_matrix(n, centres)
-    if profile == "gaussian":
+    if spread.in_kspace:
+        # waves that fit the mirrored axis: the cosines of DCT-II, of which every place between voxels has a value
+        cosines, forward = _cosines(n)
+        kept = torch.from_numpy(spread.response(np.arange(n) / (2 * n), scale))
+        used = int((kept != 0).sum())  # low ones come first
+        order = torch.arange(used, dtype=torch.float64)
+        waves = torch.cos(torch.outer(centres + 0.5, order) * (math.pi / n))
+        return (waves * kept[:used]) @ forward[:used]
+    if spread.profile == "gaussian":
         sigma = math.sqrt(width**2 - 1) / _FWHM
         offsets = torch.linspace(-3.5, 3.5, 2 * math.ceil(14 * sigma) + 1, dtype=torch.float64) * sigma
         weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
         # between the fine voxels the spline tells the value: exact for any place of the centre, however narrow
         points = bspline_matrix(n, (centres[:, None] + offsets).flatten(), prefilter=False)
         matrix = (points.view(len(centres), -1, n) * (weights / weights.sum())[:, None]).sum(1)
-        return matrix @ prefilter_matrix(n)
-    reach = math.ceil(width / 2) + 1
+        return matrix @ _kept_prefilter(n)
+    ramp = width * spread._shape() if spread.profile == "trapezoid" else 0.0
+    reach = math.ceil((width + ramp) / 2) + 1
     taps = centres.round().long()[:, None] + torch.arange(-reach, reach + 1)
     distance = taps - centres[:, None]
-    weights = ((distance + 0.5).clamp(max=width / 2) - (distance - 0.5).clamp(min=-width / 2)).clamp(min=0)
+    if ramp > 1e-6:
+        weights = _trapezoid_integral(distance + 0.5, width, ramp) - _trapezoid_integral(distance - 0.5, width, ramp)
+    else:
+        weights = (distance + 0.5).clamp(max=width / 2) - (distance - 0.5).clamp(min=-width / 2)
+    weights = weights.clamp(min=0)
     weights = weights / weights.sum(1, keepdim=True)
     return torch.zeros(len(centres), n, dtype=torch.float64).scatter_add_(1, mirror_index(taps, n), weights)
+
+
+def _trapezoid_integral(x: torch.Tensor, width: float, ramp: float) -> torch.Tensor:
+    """Integral up to ``x`` of a trapezoid of height 1, ``width`` wide at half height, that rises over ``ramp``."""
+    outer, inner = (width + ramp) / 2, (width - ramp) / 2
+    signs = ((outer, 1), (inner, -1), (-inner, -1), (-outer, 1))
+    return sum(sign * (x + edge).clamp(min=0).square() for edge, sign in signs) / (2 * ramp)  # type: ignore[return-value]
+
+
+@lru_cache(maxsize=64)
+def _cosines(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The waves [n, n] of DCT-II (order, voxel), and the same scaled so that they give a wave's amplitude."""
+    order = torch.arange(n, dtype=torch.float64)
+    cosines = torch.cos(torch.outer(order, order + 0.5) * (math.pi / n))
+    return cosines, cosines / cosines.square().sum(1, keepdim=True)
+
+
+def slice_profile_matrix(
+    n: int,
+    centres: torch.Tensor | NDArray[np.float64],
+    scale: float,
+    profile: str | PointSpread,
+    thickness: float = 1.0,
+) -> torch.Tensor:
+    """[N, n] float64: :func:`point_spread_matrix` of a profile by its name.
+
+    Args:
+        n, centres, scale: see :func:`point_spread_matrix`.
+        profile: one of :data:`PROFILES`, or a :class:`PointSpread`.
+        thickness: slice thickness / slice spacing, of a profile by its name.
+
+    Raises:
+        ValueError: see :class:`PointSpread`.
+    """
+    return point_spread_matrix(n, centres, scale, PointSpread.of(profile, thickness))
 
 
 def sampled_profile_matrix(n: int, scale: float, profile: str = "gaussian", thickness: float = 1.0) -> torch.Tensor:
@@ -81,8 +245,8 @@ def sampled_profile_matrix(n: int, scale: float, profile: str = "gaussian", thic
         profile: "gaussian" or "box".
         thickness: slice thickness / slice spacing.
     """
-    if profile not in PROFILES:
-        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got '{profile}'.")
+    if profile not in ("gaussian", "box"):
+        raise ValueError(f"profile must be gaussian or box, got '{profile}'.")
     centres = (scale - 1) / 2 + torch.arange(int(n // scale), dtype=torch.float64) * scale
     distance = torch.arange(n, dtype=torch.float64) - centres[:, None]
     width = scale * thickness
@@ -96,7 +260,7 @@ def sampled_profile_matrix(n: int, scale: float, profile: str = "gaussian", thic
 
 
 def degrade(
-    volume: torch.Tensor, shape: Sequence[int], profile: str = "gaussian", thickness: float = 1.0
+    volume: torch.Tensor, shape: Sequence[int], profile: str | PointSpread = "gaussian", thickness: float = 1.0
 ) -> torch.Tensor:
     """The same field of view measured with ``shape`` voxels, centre-aligned.
 

@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
+from monai.networks.layers import gaussian_1d, separable_filtering
 from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import convert_to_tensor
 
 from custom_nets.geometry import Grid, as_triple
 from custom_nets.operators.interpolation import apply_separable
-from custom_nets.operators.slice_profile import PROFILES, degrade, published_zoom_matrix, slice_profile_matrix
+from custom_nets.operators.slice_profile import PointSpread, degrade, point_spread_matrix, published_zoom_matrix
+from custom_nets.transforms.intensity import foreground_floor
 
 __all__ = ["DegradeVolumed", "PublishedDegraded", "RandAcquisition", "RandDegradeCropd", "RandScaledCropd"]
 
@@ -30,7 +32,7 @@ class DegradeVolumed(MapTransform):
         scale: how many times larger the voxels become, one number or one per axis (x, y, z). The number of voxels is
             rounded and the field of view kept, so the scale really used is n / round(n / scale).
         spacing_mm: the wanted voxel size instead of ``scale``.
-        profile: slice profile, "gaussian" or "box".
+        profile: point spread, one of :data:`custom_nets.operators.slice_profile.PROFILES`.
         thickness: slice thickness / slice spacing; below 1 is a gap.
         noise_std: standard deviation of added Gaussian noise as a share of the 99.9th percentile of the result.
         seed: of the noise.
@@ -44,7 +46,7 @@ class DegradeVolumed(MapTransform):
         keys: KeysCollection,
         scale: float | Sequence[float] | None = None,
         spacing_mm: float | Sequence[float] | None = None,
-        profile: str = "gaussian",
+        profile: str | PointSpread = "gaussian",
         thickness: float = 1.0,
         noise_std: float = 0.0,
         seed: int = 0,
@@ -53,14 +55,11 @@ class DegradeVolumed(MapTransform):
         super().__init__(keys, allow_missing_keys)
         if (scale is None) == (spacing_mm is None):
             raise ValueError("give exactly one of scale and spacing_mm.")
-        if profile not in PROFILES:
-            raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got '{profile}'.")
+        self.spread = PointSpread.of(profile, thickness)
         self.scale = None if scale is None else as_triple(scale, "scale")
         self.spacing_mm = None if spacing_mm is None else as_triple(spacing_mm, "spacing_mm")
         if self.scale is not None and (self.scale < 1).any():
             raise ValueError(f"degradation cannot sharpen: scale must be at least 1, got {self.scale.tolist()}.")
-        self.profile = profile
-        self.thickness = thickness
         self.noise_std = noise_std
         self.seed = seed
 
@@ -77,7 +76,7 @@ class DegradeVolumed(MapTransform):
         scale = self.scale if self.scale is not None else np.maximum(self.spacing_mm / fine.spacing_mm, 1.0)  # type: ignore[operator]
         coarse = fine.rescaled((1.0 / np.asarray(scale)).tolist())
         plain = convert_to_tensor(volume, dtype=torch.float32, track_meta=False)
-        out = degrade(plain, coarse.shape, self.profile, self.thickness)
+        out = degrade(plain, coarse.shape, self.spread)
         if self.noise_std:
             rng = torch.Generator().manual_seed(self.seed)
             out = out + self.noise_std * np.percentile(out.numpy(), 99.9) * torch.randn(out.shape, generator=rng)
@@ -124,7 +123,8 @@ class RandScaledCropd(RandomizableTransform, MapTransform):
         isotropic, single: ranges (lowest, highest) of the scale in the two modes.
         modes: probabilities of isotropic, single, independent.
         support: HR voxels kept around the patch so that slice profiles find their neighbours.
-        foreground: share of crops whose centre must lie where the volume is above 2 % of its maximum.
+        foreground: share of crops whose centre must lie where the volume is above its ``floor`` (from
+            :class:`custom_nets.transforms.LoadSubjectd`; 2 % of the maximum where there is none).
     """
 
     def __init__(
@@ -155,8 +155,8 @@ class RandScaledCropd(RandomizableTransform, MapTransform):
             return np.array([1.0, 1.0, self.R.uniform(*self.single)])
         return np.sort(self.R.uniform(1.0, self.isotropic[1], 3))
 
-    def randomize(self, volume: torch.Tensor) -> None:  # type: ignore[override]
-        """Draw scale, axis order and place for ``volume`` [C, X, Y, Z]."""
+    def randomize(self, volume: torch.Tensor, floor: float | None = None) -> None:  # type: ignore[override]
+        """Draw scale, axis order and place for ``volume`` [C, X, Y, Z], whose foreground is above ``floor``."""
         self.scale = self._draw_scale()
         if self.R.rand() < 0.5:  # whole factors are what evaluation and users ask for most
             self.scale = np.maximum(1.0, np.round(self.scale))
@@ -169,21 +169,20 @@ class RandScaledCropd(RandomizableTransform, MapTransform):
             )
         self.scale = np.minimum(self.scale, size / self.patch_size)
         extent = self.scale * self.patch_size
-        floor = 0.02 * volume.max() if volume.is_floating_point() else 0  # integers are label maps
-        inside = (volume[0] > floor).permute(*[int(a) for a in self.axes])
+        floor = foreground_floor(volume) if floor is None else floor
+        turned = volume[0].permute(*[int(a) for a in self.axes])
         for _ in range(20):
             start = self.R.uniform(0, size - extent + 1e-9)
             if self.R.rand() < 0.5:
                 start = np.floor(start)  # edge-aligned, as a scan degraded by whole factors is
             centre = (start + extent / 2).astype(int)
-            if self.R.rand() > self.foreground or bool(inside[tuple(centre)]):
+            if self.R.rand() > self.foreground or bool(turned[tuple(centre)] > floor):
                 break
         self.start = start
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
-        first = d[self.first_key(d)]
-        self.randomize(first)
+        self.randomize(convert_to_tensor(d[self.first_key(d)], track_meta=False), d.get("floor"))
         order = [0, *(int(a) + 1 for a in self.axes)]
         end = self.start + self.scale * self.patch_size
         low = np.maximum(np.floor(self.start).astype(int) - self.support, 0)
@@ -202,14 +201,20 @@ class RandScaledCropd(RandomizableTransform, MapTransform):
 
 
 class RandAcquisition(RandomizableTransform, MapTransform):
-    """How a scan of thick slices measures, drawn anew for each item: base of transforms that make training pairs.
+    """How a scan measures, drawn anew for each item: base of transforms that make training pairs.
 
     Args:
         keys: see the subclass.
-        thickness_gaussian, thickness_box: ranges of slice thickness / slice spacing for each profile.
-        box: probability of the box profile instead of the Gaussian.
+        thickness_gaussian, thickness_box, thickness_trapezoid: ranges of slice thickness / slice spacing.
+        thickness_kspace: range of measured / stored voxel; half of the crops of k-space keep 1.
+        box, trapezoid, kspace: probabilities of these profiles instead of the Gaussian. A crop of k-space has no filter
+            (40 %), a Hann (20 %), a Hamming (10 %) or a Tukey filter of any strength (30 %).
         noise_std: largest standard deviation of the noise added to what is measured (uniformly drawn from zero up).
         noise: probability of noise.
+        smooth: probability that the truth is smoothed before it is measured: scans that were resampled before are
+            smooth, and a network that never saw one sharpens it too much.
+        smooth_std: range of that Gaussian's standard deviation in voxels of the truth.
+        unknown: probability that the network is not told the blur (``mtf`` is not a number).
     """
 
     def __init__(
@@ -217,23 +222,66 @@ class RandAcquisition(RandomizableTransform, MapTransform):
         keys: KeysCollection,
         thickness_gaussian: Sequence[float] = (0.75, 1.25),
         thickness_box: Sequence[float] = (0.8, 1.0),
+        thickness_trapezoid: Sequence[float] = (0.7, 1.1),
+        thickness_kspace: Sequence[float] = (1.0, 1.1),
         box: float = 0.3,
+        trapezoid: float = 0.0,
+        kspace: float = 0.0,
         noise_std: float = 0.02,
         noise: float = 0.3,
+        smooth: float = 0.0,
+        smooth_std: Sequence[float] = (0.3, 0.85),
+        unknown: float = 0.0,
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, 1.0)
-        self.thickness_gaussian = (thickness_gaussian[0], thickness_gaussian[1])
-        self.thickness_box = (thickness_box[0], thickness_box[1])
-        self.box = box
+        self.thickness = {
+            "gaussian": tuple(thickness_gaussian),
+            "box": tuple(thickness_box),
+            "trapezoid": tuple(thickness_trapezoid),
+            "kspace": tuple(thickness_kspace),
+        }
+        self.shares = {"box": box, "trapezoid": trapezoid, "kspace": kspace}
+        if sum(self.shares.values()) > 1:
+            raise ValueError(f"box, trapezoid and kspace are probabilities and add up to at most 1, got {self.shares}.")
         self.noise_std = noise_std
         self.noise = noise
+        self.smooth = smooth
+        self.smooth_std = (smooth_std[0], smooth_std[1])
+        self.unknown = unknown
 
-    def draw_profile(self) -> tuple[str, float]:
-        """Slice profile ("box" or "gaussian") and slice thickness / slice spacing."""
-        profile = "box" if self.R.rand() < self.box else "gaussian"
-        return profile, self.R.uniform(*(self.thickness_box if profile == "box" else self.thickness_gaussian))
+    def draw_spread(self) -> PointSpread:
+        """How one axis blurs."""
+        edges = np.cumsum(list(self.shares.values()))
+        profile = [*self.shares, "gaussian"][int(np.searchsorted(edges, self.R.rand(), side="right"))]
+        thickness = self.R.uniform(*self.thickness[profile])
+        if profile == "trapezoid":
+            return PointSpread(profile, thickness, self.R.uniform(0, 1))
+        if profile == "kspace":
+            thickness = thickness if self.R.rand() < 0.5 else 1.0
+            filtered = self.R.rand()
+            if filtered >= 0.7:
+                return PointSpread("kspace_tukey", thickness, self.R.uniform(0, 1))
+            name = "kspace" if filtered < 0.4 else "kspace_hann" if filtered < 0.6 else "kspace_hamming"
+            return PointSpread(name, thickness)
+        return PointSpread(profile, thickness)
+
+    def told(self, transfers: Sequence[Sequence[float]] | Sequence[float]) -> torch.Tensor:
+        """Description of the blur for the network, or that it is not known (not a number)."""
+        mtf = torch.tensor(transfers, dtype=torch.float32)
+        if self.unknown > 0 and self.R.rand() < self.unknown:
+            mtf.fill_(torch.nan)
+        return mtf
+
+    def smoothed(self, truth: torch.Tensor) -> torch.Tensor:
+        """The truth [1, X, Y, Z] itself, or a smoother one."""
+        if self.smooth == 0 or self.R.rand() >= self.smooth:
+            return truth
+        same = self.R.rand() < 0.7
+        std = self.R.uniform(*self.smooth_std, size=3)
+        kernels = [gaussian_1d(torch.tensor(std[0 if same else axis]), truncated=3.5) for axis in range(3)]
+        return separable_filtering(truth[None], kernels, mode="replicate")[0]
 
     def with_noise(self, measured: torch.Tensor) -> torch.Tensor:
         """The same shape, with noise or without."""
@@ -247,14 +295,16 @@ class RandDegradeCropd(RandAcquisition):
     """From a high-resolution crop make the training pair: an LR patch, and points with their true intensities.
 
     Takes ``image`` (HR crop [1, X, Y, Z]), ``scale`` and ``offset`` from :class:`RandScaledCropd`. Gives ``image``
-    (LR patch [1, n, n, n]), ``positions`` [K, 3] in LR voxels and ``label`` [K, 1].
+    (LR patch [1, n, n, n]), ``positions`` [K, 3] in LR voxels, ``label`` [K, 1] and ``mtf`` [3, 2] (the blur of each
+    axis, :meth:`custom_nets.operators.slice_profile.PointSpread.transfer`, or not a number). All axes blur alike in
+    85 % of the draws, each its own way in the others.
 
     Args:
         keys: one key, the crop.
         patch_size: LR voxels per axis, as in :class:`RandScaledCropd`.
         num_points: K, drawn uniformly from the HR voxels at least ``margin`` LR voxels inside the patch.
         margin: see above.
-        acquisition: profile, thickness and noise, see :class:`RandAcquisition`.
+        acquisition: point spread, noise and smoothness, see :class:`RandAcquisition`.
     """
 
     def __init__(
@@ -276,19 +326,23 @@ class RandDegradeCropd(RandAcquisition):
         key = self.first_key(d)
         fine = convert_to_tensor(d[key], dtype=torch.float32, track_meta=False)
         scale, offset = d["scale"].double(), d.pop("offset").double()
-        profile, thickness = self.draw_profile()
+        fine = self.smoothed(fine)
+        spreads = [self.draw_spread()] * 3
+        if self.R.rand() < 0.15:
+            spreads = [spreads[0], self.draw_spread(), self.draw_spread()]
 
         matrices, points, index = [], [], []
         for axis in range(3):
             k, o, n = float(scale[axis]), float(offset[axis]), fine.shape[1 + axis]
             centres = o + (torch.arange(self.patch_size, dtype=torch.float64) + 0.5) * k - 0.5
-            matrices.append(slice_profile_matrix(n, centres, k, profile, thickness).float())
+            matrices.append(point_spread_matrix(n, centres, k, spreads[axis]).float())
             lowest = int(np.ceil(o + self.margin * k - 0.5))
             highest = int(np.floor(o + (self.patch_size - self.margin) * k - 0.5))
             chosen = torch.as_tensor(self.R.randint(lowest, highest + 1, self.num_points))
             index.append(chosen.clamp(0, n - 1))
             points.append((index[-1] + 0.5 - o) / k - 0.5)
         d[key] = self.with_noise(apply_separable(fine, matrices))
+        d["mtf"] = self.told([spread.transfer(float(k)) for spread, k in zip(spreads, scale, strict=True)])
         d["positions"] = torch.stack(points, -1).float()
         d["label"] = fine[0][index[0], index[1], index[2]][:, None]
         return d

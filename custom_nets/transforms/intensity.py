@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from numpy.typing import ArrayLike
 
-__all__ = ["RestoreIntensityd", "ScaleToUnitRanged", "unit_range"]
+__all__ = ["RestoreIntensityd", "ScaleToUnitRanged", "foreground_floor", "unit_range"]
 
 _LO, _HI = "intensity_lo", "intensity_hi"  # names in the meta: one plain float per channel each
 
@@ -116,3 +116,8 @@ class RestoreIntensityd(MapTransform):
 def _column(values: list[float], image: torch.Tensor) -> torch.Tensor:
     """[C] -> [C, 1, 1, ...] like ``image``."""
     return torch.tensor(values, dtype=image.dtype, device=image.device).view(-1, *[1] * (image.ndim - 1))
+
+
+def foreground_floor(volume: torch.Tensor) -> float:
+    """Value that the foreground of a training volume is above: 2 % of its maximum, 0 of a label map (integers)."""
+    return float(0.02 * volume.max()) if volume.is_floating_point() else 0.0

@@ -10,7 +10,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import LoadImage, MapTransform
 
-from custom_nets.transforms.intensity import unit_range
+from custom_nets.transforms.intensity import foreground_floor, unit_range
 
 __all__ = ["LoadSubjectd"]
 
@@ -18,7 +18,8 @@ __all__ = ["LoadSubjectd"]
 class LoadSubjectd(MapTransform):
     """Load a high-resolution volume [1, X, Y, Z] for training.
 
-    Scans are scaled to about [0, 1] as at inference; items with ``labels: True`` are label maps and stay integers.
+    Scans are scaled to about [0, 1] as at inference; items with ``labels: True`` are label maps and stay integers. Adds
+    ``floor``, the value that the foreground is above, so that no draw from the volume has to look for its maximum.
     """
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
@@ -34,4 +35,5 @@ class LoadSubjectd(MapTransform):
             else:
                 lo, hi = unit_range(volume.as_tensor())
                 d[key] = (volume - lo) / (hi - lo)
+            d["floor"] = foreground_floor(d[key].as_tensor())
         return d

@@ -12,8 +12,9 @@ from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import convert_to_tensor
 
 from custom_nets.operators.interpolation import bspline_matrix
-from custom_nets.operators.slice_profile import slice_profile_matrix
+from custom_nets.operators.slice_profile import point_spread_matrix
 from custom_nets.transforms.degradation import RandAcquisition
+from custom_nets.transforms.intensity import foreground_floor
 
 __all__ = ["RandSlabd", "RandThickSlicesd", "SlabToPlaned"]
 
@@ -31,7 +32,8 @@ class RandSlabd(RandomizableTransform, MapTransform):
         slices: neighbouring planes, an odd number.
         margin: rows on each side that slice profiles and interpolation may need.
         blur_margin: planes on each side.
-        foreground: share of slabs whose centre must lie where the volume is above 2 % of its maximum.
+        foreground: share of slabs whose centre must lie where the volume is above its ``floor`` (from
+            :class:`custom_nets.transforms.LoadSubjectd`; 2 % of the maximum where there is none).
 
     Raises:
         ValueError: a volume smaller than the patch along any axis.
@@ -55,8 +57,8 @@ class RandSlabd(RandomizableTransform, MapTransform):
         self.blur_margin = blur_margin
         self.foreground = foreground
 
-    def randomize(self, volume: torch.Tensor) -> None:  # type: ignore[override]
-        """Draw orientation and place for ``volume`` [1, X, Y, Z]."""
+    def randomize(self, volume: torch.Tensor, floor: float | None = None) -> None:  # type: ignore[override]
+        """Draw orientation and place for ``volume`` [1, X, Y, Z], whose foreground is above ``floor``."""
         self.axes = [int(a) for a in self.R.permutation(3)]
         full = np.array([volume.shape[1 + a] for a in self.axes])
         if (full < self.size).any():
@@ -64,7 +66,7 @@ class RandSlabd(RandomizableTransform, MapTransform):
                 f"the volume {tuple(volume.shape[1:])} is smaller than a patch of {self.size[0]} x {self.size[1]} "
                 f"pixels in {self.size[2]} planes: give larger volumes or a smaller patch."
             )
-        floor = 0.02 * volume.max() if volume.is_floating_point() else 0  # integers are label maps
+        floor = foreground_floor(volume) if floor is None else floor
         turned = volume[0].permute(*self.axes)
         for _ in range(20):
             self.start = np.array([self.R.randint(0, n - m + 1) for n, m in zip(full, self.size, strict=True)])
@@ -75,7 +77,7 @@ class RandSlabd(RandomizableTransform, MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
-        self.randomize(d[self.first_key(d)])
+        self.randomize(convert_to_tensor(d[self.first_key(d)], track_meta=False), d.get("floor"))
         rows, columns, slices = self.size
         for key in self.key_iterator(d):
             turned = convert_to_tensor(d[key], track_meta=False)[0].permute(*self.axes)
@@ -111,14 +113,15 @@ class RandThickSlicesd(RandAcquisition):
     """From a slab of :class:`RandSlabd` make what a scan of thick slices, interpolated back, shows of it.
 
     Gives ``image`` [slices, rows, C], ``label`` [1, rows, C] (the middle plane, thin), ``scale`` (slice spacing over
-    row spacing) and ``position`` of the first row (in slice spacings, from the centre of a slice).
+    row spacing), ``position`` of the first row (in slice spacings, from the centre of a slice) and ``mtf`` [2] (the
+    blur along the rows, :meth:`custom_nets.operators.slice_profile.PointSpread.transfer`, or not a number).
 
     Args:
         keys: one key, the slab.
         rows: of the patch.
         slices: neighbouring planes, an odd number.
         scale: range of the factor; half of the draws are rounded to whole factors.
-        acquisition: profile, thickness and noise, see :class:`custom_nets.transforms.degradation.RandAcquisition`.
+        acquisition: point spread, noise, smoothness: :class:`custom_nets.transforms.degradation.RandAcquisition`.
     """
 
     def __init__(
@@ -139,25 +142,24 @@ class RandThickSlicesd(RandAcquisition):
         d = dict(data)
         key = self.first_key(d)
         first = int(d.pop("first_row"))
-        slab = convert_to_tensor(d[key], dtype=torch.float32, track_meta=False)[0]
+        slab = self.smoothed(convert_to_tensor(d[key], dtype=torch.float32, track_meta=False))[0]
         extra = (slab.shape[2] - self.slices) // 2
         slab = slab[:, :, extra : extra + self.slices]
 
         scale = self.R.uniform(*self.scale)
         if self.R.rand() < 0.5:  # whole factors are what evaluation and users ask for most
             scale = float(round(scale))
-        profile, thickness = self.draw_profile()
+        spread = self.draw_spread()
         n = slab.shape[0]
         offset = self.R.uniform(0, scale)
         centres = np.arange(offset + scale / 2 - 0.5, n - scale / 2, scale)
-        measured = torch.einsum(
-            "mn,ncs->mcs", slice_profile_matrix(n, centres, scale, profile, thickness).float(), slab
-        )
+        measured = torch.einsum("mn,ncs->mcs", point_spread_matrix(n, centres, scale, spread).float(), slab)
         measured = self.with_noise(measured)
         positions = (np.arange(first, first + self.rows) - centres[0]) / scale
         back = bspline_matrix(len(centres), positions).float()
         d[key] = torch.einsum("rm,mcs->src", back, measured)
         d["label"] = slab[first : first + self.rows, :, self.slices // 2][None].contiguous()
         d["scale"] = torch.tensor(scale, dtype=torch.float32)
+        d["mtf"] = self.told(spread.transfer(scale))
         d["position"] = torch.tensor(positions[0], dtype=torch.float32)
         return d

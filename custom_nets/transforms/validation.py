@@ -14,7 +14,7 @@ from monai.utils import convert_to_tensor
 
 from custom_nets.geometry import Grid, as_triple
 from custom_nets.operators.interpolation import apply_separable, bspline_coefficients, bspline_matrix, sample_bspline
-from custom_nets.operators.slice_profile import degrade
+from custom_nets.operators.slice_profile import PointSpread, degrade
 
 __all__ = ["FixedPointsd", "FixedThickSlicesd"]
 
@@ -26,7 +26,8 @@ class FixedPointsd(MapTransform):
     :class:`custom_nets.networks.ResidualArSSR` takes. Nothing is drawn anew, so epochs and runs can be compared.
 
     Gives, besides the LR crop under its key: ``positions`` [K, 3] in LR voxels, ``label`` [K, 1], ``bspline`` [K, 1]
-    (edge-aligned cubic B-spline at the points: what has to be beaten), ``scale`` [3] and ``truth`` [1, X', Y', Z'].
+    (edge-aligned cubic B-spline at the points: what has to be beaten), ``scale`` [3], ``mtf`` [3, 2], ``profile`` and
+    ``truth`` [1, X', Y', Z'].
 
     Args:
         keys: one key, the volume, of about [0, 1].
@@ -34,7 +35,7 @@ class FixedPointsd(MapTransform):
         num_points: K, drawn once from the foreground (above 2 % of the maximum).
         margin: LR voxels between the points and the faces of the crop, where it has no neighbours.
         scale: used for items without a ``scale`` of their own.
-        profile: slice profile of the degradation.
+        profile: point spread of the degradation, for items without a ``profile`` of their own.
         seed: of the points.
 
     Raises:
@@ -79,7 +80,8 @@ class FixedPointsd(MapTransform):
         start = [(n - m) // 2 for n, m in zip(volume.shape[1:], shape, strict=True)]
         box = (slice(None), *(slice(a, a + n) for a, n in zip(start, shape, strict=True)))
         truth = volume[box].contiguous()
-        coarse = degrade(truth, coarse_shape, self.profile)
+        spread = PointSpread.of(d.get("profile", self.profile))
+        coarse = degrade(truth, coarse_shape, spread)
 
         exact = torch.as_tensor([n / m for n, m in zip(shape, coarse_shape, strict=True)])
         index = self._points(truth[0], exact)
@@ -89,6 +91,8 @@ class FixedPointsd(MapTransform):
         d["label"] = truth[0][index[:, 0], index[:, 1], index[:, 2]][:, None]
         d["bspline"] = sample_bspline(bspline_coefficients(coarse[None]), positions.float()[None])[0][:, None]
         d["scale"] = exact.float()
+        d["mtf"] = torch.tensor([spread.transfer(float(s)) for s in exact])
+        d["profile"] = spread.profile
         d["truth"] = truth
         return d
 
@@ -113,14 +117,14 @@ class FixedThickSlicesd(MapTransform):
 
     Gives the stack [1, X', Y', m] under its key, with an affine (rows of 1 mm); ``label`` and ``bspline``
     [1, X', Y', Z']: truth, and cubic B-spline of the slices, outer edges aligned (what has to be beaten); ``scale``
-    [3]: (1, 1, factor).
+    [3]: (1, 1, factor); ``profile``, also as ``point_spread`` among the meta data of the stack.
 
     Args:
         keys: one key, the volume, of about [0, 1].
         crop_size: largest number of voxels per axis; None for the whole volume.
         axis: of the volume, that the slices are stacked along.
         scale: used for items without a ``scale`` of their own; the largest of three counts.
-        profile: slice profile of the degradation.
+        profile: point spread of the degradation, for items without a ``profile`` of their own.
 
     Raises:
         ValueError: the volume is too small for the scale, or the crop is empty.
@@ -164,10 +168,12 @@ class FixedThickSlicesd(MapTransform):
             raise ValueError("the middle of a validation volume is empty: hold out another one.")
         fine = Grid(shape, np.eye(4))
         coarse = fine.rescaled([1.0, 1.0, slices / shape[2]])
-        stack = degrade(truth, coarse.shape, self.profile)
+        spread = PointSpread.of(d.get("profile", self.profile))
+        stack = degrade(truth, coarse.shape, spread)
         factor = shape[2] / slices
         positions = (torch.arange(shape[2], dtype=torch.float64) + 0.5) / factor - 0.5
-        d[key] = MetaTensor(stack, affine=torch.as_tensor(coarse.affine))
+        d["profile"] = spread.profile
+        d[key] = MetaTensor(stack, affine=torch.as_tensor(coarse.affine), meta={"point_spread": spread.profile})
         d["label"] = truth
         d["bspline"] = apply_separable(stack, [None, None, bspline_matrix(slices, positions).float()])
         d["scale"] = torch.tensor([1.0, 1.0, factor])

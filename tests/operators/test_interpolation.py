@@ -16,7 +16,7 @@ from custom_nets.operators.interpolation import (
     sample_bspline,
     sample_trilinear,
 )
-from custom_nets.operators.slice_profile import PROFILES, degrade, published_zoom_matrix, slice_profile_matrix
+from custom_nets.operators.slice_profile import degrade, published_zoom_matrix, slice_profile_matrix
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def spread(matrix_row: torch.Tensor) -> tuple[float, float]:
     return centre, float((matrix_row * (index - centre) ** 2).sum())
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("profile", ["gaussian", "box", "trapezoid"])
 @pytest.mark.parametrize("scale, thickness", [(1.7, 1.0), (2.0, 1.0), (3.0, 0.7), (5.0, 1.0), (6.0, 1.25)])
 def test_profile_mass_centre_and_width(profile: str, scale: float, thickness: float):
     n = 120
@@ -148,13 +148,13 @@ def test_box_of_a_whole_factor_is_mean_pooling(volume, factor: int):
     torch.testing.assert_close(degrade(volume, wanted.shape[1:], "box"), wanted)
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("profile", ["gaussian", "box", "trapezoid"])
 def test_no_degradation_at_scale_one(volume, profile: str):
     torch.testing.assert_close(slice_profile_matrix(9, torch.arange(9), 1.0, profile), torch.eye(9).double())
     assert torch.equal(degrade(volume[None], volume.shape, profile), volume[None])
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("profile", ["gaussian", "box", "trapezoid"])
 def test_degraded_ramp_stays_where_it_is(profile: str):
     """Centre-aligned: an LR voxel's value of a ramp is its own centre, away from the faces."""
     n, m = 60, 20
