@@ -280,7 +280,9 @@ class RandAcquisition(RandomizableTransform, MapTransform):
             return truth
         same = self.R.rand() < 0.7
         std = self.R.uniform(*self.smooth_std, size=3)
-        kernels = [gaussian_1d(torch.tensor(std[0 if same else axis]), truncated=3.5) for axis in range(3)]
+        kernels = [
+            gaussian_1d(torch.tensor(std[0 if same else axis]), truncated=3.5, normalize=True) for axis in range(3)
+        ]
         return separable_filtering(truth[None], kernels, mode="replicate")[0]
 
     def with_noise(self, measured: torch.Tensor) -> torch.Tensor:
@@ -330,6 +332,8 @@ class RandDegradeCropd(RandAcquisition):
         spreads = [self.draw_spread()] * 3
         if self.R.rand() < 0.15:
             spreads = [spreads[0], self.draw_spread(), self.draw_spread()]
+        # an axis that keeps its voxels is measured as it is wanted
+        spreads = [spread if k > 1 else PointSpread() for spread, k in zip(spreads, scale.tolist(), strict=True)]
 
         matrices, points, index = [], [], []
         for axis in range(3):

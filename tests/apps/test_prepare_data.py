@@ -127,7 +127,7 @@ def test_open_subjects(tmp_path, write_dicom_series, blob_volume, capsys):
     write(source / "labels_synthseg20/training_seg_07.nii.bz2", labels)
 
     main(["open", str(source), str(tmp_path / "dst")])
-    assert "11 volumes (10 train, 1 validation, 0 test)" in capsys.readouterr().out
+    assert "13 volumes (12 train, 1 validation, 0 test)" in capsys.readouterr().out
     entries = json.loads((tmp_path / "dst/datalist.json").read_text())
     assert all(entry["licence"] and entry["source"] for entry in entries)
     items = {Path(item["image"]).name.split(".")[0]: item for item in load_datalist(tmp_path / "dst")}
@@ -135,7 +135,7 @@ def test_open_subjects(tmp_path, write_dicom_series, blob_volume, capsys):
     # all scans of one person go together
     assert items["arc_t2"]["subject"] == items["stroke_flair"]["subject"]
     training, validation = split_subjects(list(items.values()))
-    assert len(training) == 10 and [item["subject"] for item in validation] == ["niivue"]
+    assert len(training) == 12 and [item["subject"] for item in validation] == ["niivue"]
 
     assert nib.load(items["nii2mesh"]["image"]).shape == (16, 18, 18)
     assert nib.load(items["colin27"]["image"]).shape == (16, 18, 18)

@@ -10,7 +10,7 @@ from monai.transforms import Compose
 
 from custom_nets.geometry import Grid
 from custom_nets.operators.interpolation import bspline_coefficients, sample_bspline
-from custom_nets.operators.slice_profile import degrade
+from custom_nets.operators.slice_profile import PROFILES, PointSpread, degrade
 from custom_nets.transforms import DegradeVolumed, PublishedDegraded, PublishedPaird, RandDegradeCropd, RandScaledCropd
 from tests.conftest import random_affine, world_points
 
@@ -188,3 +188,57 @@ def test_published_pair_refuses_what_it_cannot_draw():
         PublishedPaird("image").set_random_state(0)({"image": ramp((15, 40, 40))})
     with pytest.raises(ValueError, match="num_points must be at most"):
         PublishedPaird("image", num_points=70000).set_random_state(0)({"image": ramp((40, 40, 40))})
+
+
+# ---- the mix of point spreads ----
+
+MIX = {"box": 0.2, "trapezoid": 0.2, "kspace": 0.3, "smooth": 0.5, "unknown": 0.5}
+
+
+def test_all_kinds_are_drawn_and_told():
+    transform = RandDegradeCropd("image", **MIX).set_random_state(0)
+    kinds = [transform.draw_spread() for _ in range(400)]
+    shares = {name: np.mean([k.profile.startswith(name) for k in kinds]) for name in ("gaussian", *MIX)}
+    assert shares["gaussian"] == pytest.approx(0.3, abs=0.08) and shares["kspace"] == pytest.approx(0.3, abs=0.08)
+    assert {k.profile for k in kinds} == set(PROFILES)
+    made = [pair(ramp((60, 66, 72)), seed, **MIX) for seed in range(40)]
+    unknown = torch.stack([m["mtf"].isnan().any() for m in made]).float().mean()
+    assert 0.25 < float(unknown) < 0.75
+    known = torch.stack([m["mtf"] for m in made if not m["mtf"].isnan().any()])
+    assert known.shape[1:] == (3, 2) and known.min() >= 0 and known.max() <= 1
+    single = [m for m in made if m["scale"][0] == 1 and not m["mtf"].isnan().any()]
+    assert single and all(m["mtf"][0].tolist() == [1, 1] for m in single)  # nothing to undo where nothing was lost
+
+
+def test_what_is_told_is_what_was_done():
+    volume = torch.rand(1, 60, 66, 72, generator=torch.Generator().manual_seed(0))
+    made = pair(volume, 0, {"modes": (1, 0, 0)}, thickness_gaussian=(1.0, 1.0), box=0.0)
+    scale = float(made["scale"][0])
+    torch.testing.assert_close(made["mtf"], torch.tensor([PointSpread("gaussian").transfer(scale)] * 3))
+
+
+def test_a_smoothed_truth_is_what_is_asked_for():
+    """The network never sees a sharper truth than the one that was measured: a smooth scan stays smooth."""
+    volume = torch.rand(1, 60, 66, 72, generator=torch.Generator().manual_seed(0))
+    options = {"crop": {"modes": (1, 0, 0)}, "num_points": 4000}
+    rough = pair(volume, 3, **options)["label"]
+    smooth = pair(volume, 3, **options, smooth=1.0, smooth_std=(0.8, 0.8))["label"]
+    assert float(smooth.std()) < 0.35 * float(rough.std())
+    assert float(smooth.mean()) == pytest.approx(float(rough.mean()), abs=0.02)
+    constant = pair(torch.full((1, 60, 66, 72), 0.5), 3, smooth=1.0)
+    torch.testing.assert_close(constant["label"], torch.full((300, 1), 0.5))
+
+
+def test_probabilities_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="add up to at most 1"):
+        RandDegradeCropd("image", box=0.6, kspace=0.5)
+
+
+def test_the_floor_is_looked_up_once(monkeypatch):
+    """With ``floor`` from the loader the volume's maximum is not looked for at every draw; the draws are the same."""
+    volume = ramp((60, 66, 72))
+    plain = RandScaledCropd("image", patch_size=16).set_random_state(5)({"image": volume})
+    given = {"image": volume, "floor": float(0.02 * volume.max())}
+    monkeypatch.setattr("custom_nets.transforms.degradation.foreground_floor", None)
+    told = RandScaledCropd("image", patch_size=16).set_random_state(5)(given)
+    assert torch.equal(plain["image"], told["image"])

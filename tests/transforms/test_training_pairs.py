@@ -8,6 +8,7 @@ import torch
 from ignite.engine import Engine
 from scipy import ndimage
 
+from custom_nets.data import expand_scales
 from custom_nets.geometry import Grid
 from custom_nets.metrics.points import PointPSNR, gains_by_scale
 from custom_nets.operators.scipy_resampling import resample_bspline
@@ -71,3 +72,20 @@ def test_published_pairs(volume):
     assert torch.equal(fixed["label"].reshape(36, 36, 36), block)
     # coordinates: cell centres of [-1, 1] along z, y, x, the last one fastest
     assert fixed["positions"][1].tolist() == pytest.approx([-35 / 36, -35 / 36, -33 / 36])
+
+
+def test_profiles_have_validation_cases_and_gains_of_their_own(volume):
+    items = expand_scales([{"image": volume}], [[2, 2, 2]], ["gaussian", "kspace"])
+    made = [FixedPointsd("image", crop_size=32, num_points=500)(item) for item in items]
+    assert [m["profile"] for m in made] == ["gaussian", "kspace"]
+    assert not torch.equal(made[0]["image"], made[1]["image"])
+    assert made[1]["mtf"].tolist() == [[1.0, 1.0]] * 3 and float(made[0]["mtf"].max()) < 0.9
+    truth = torch.zeros(2, 10, 1)
+    engine = Engine(lambda engine, batch: {"pred": truth + torch.tensor([0.1, 0.01])[:, None, None], "label": truth})
+    for name, metric in gains_by_scale([[2, 2, 2]], profiles=["gaussian", "kspace"]).items():
+        metric.attach(engine, name)
+    engine.run([{"bspline": truth + 0.1, "scale": torch.full((2, 3), 2.0), "profile": ["gaussian", "kspace"]}])
+    found = {name: round(value, 3) for name, value in engine.state.metrics.items()}
+    assert found == {
+        "gain_db": 10.0, "gain_2x2x2_db": 10.0, "gain_2x2x2_gaussian_db": 0.0, "gain_2x2x2_kspace_db": 20.0
+    }  # fmt: skip
