@@ -49,7 +49,7 @@ class PointPSNR(Metric):
         if self.profile is not None:
             kept = [i for i, name in enumerate(batch["profile"]) if name == self.profile]
         cases = (output["pred"], output["label"], batch["bspline"].to(output["pred"]), batch["scale"])
-        self.update(tuple(part[kept] for part in cases))  # type: ignore[arg-type]
+        self.update(tuple(convert_to_tensor(part, track_meta=False)[kept] for part in cases))  # type: ignore[arg-type]
 
     @reinit__is_reduced
     def update(self, output: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
