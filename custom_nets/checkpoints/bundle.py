@@ -139,8 +139,8 @@ def load_pretrained(network: nn.Module, path: str | os.PathLike | None) -> nn.Mo
     """The network itself, after the weights of a bundle checkpoint were put into it (None: it stays as it is).
 
     Parts that a network names in ``optional_parts`` may be missing in the checkpoint: they stay as they were made. A
-    network that takes the blur (``takes_mtf``) starts from one that does not as exactly that one: the weights of what it
-    is told are zero.
+    network that takes the blur (``takes_mtf``) starts from one that does not as exactly that one: the weights of what
+    it is told are zero.
 
     Raises:
         FileNotFoundError, ValueError: no such checkpoint, or that of another network.
