@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from custom_nets.checkpoints import save_checkpoint, start_from
+from custom_nets.checkpoints import load_pretrained, save_checkpoint
 from custom_nets.networks import AnySizeTransMRSR, ResidualArSSR
 from custom_nets.networks.layers.mtf_code import mtf_code
 from tests.networks.contract import NetContract
@@ -83,7 +83,7 @@ def test_a_warm_start_is_the_network_it_came_from(tmp_path, kind: str):
     cls, sizes = (ResidualArSSR, IMPLICIT) if kind == "implicit" else (AnySizeTransMRSR, PLANES)
     old = alive(cls(**sizes))
     save_checkpoint(tmp_path / "old.pt", old, {"name": cls.__name__, **sizes})
-    new = start_from(cls(**sizes, takes_mtf=True), tmp_path / "old.pt").eval()
+    new = load_pretrained(cls(**sizes, takes_mtf=True), tmp_path / "old.pt").eval()
     given = (
         (rand(1, 1, 6, 6, 6), rand(1, 20, 3) * 5, torch.full((1, 3), 2.0))
         if kind == "implicit"
@@ -95,4 +95,4 @@ def test_a_warm_start_is_the_network_it_came_from(tmp_path, kind: str):
     # other sizes are still refused
     wider = {"feature_dim": 7} if kind == "implicit" else {"style_dim": 24}
     with pytest.raises(ValueError, match="wrong shapes"):
-        start_from(cls(**{**sizes, **wider}, takes_mtf=True), tmp_path / "old.pt")
+        load_pretrained(cls(**{**sizes, **wider}, takes_mtf=True), tmp_path / "old.pt")
