@@ -14,8 +14,17 @@ from .batches import (
     single_item,
 )
 from .cases import CaseEvaluator, RunEvaluator, record_path
+from .scan_fitting import ActivateLevels, DensifyAndPrune, FitCurve, GrowGrid, ScanFitting
+from .vessel_support import VesselSupport, vessel_support
 
 __all__ = [
+    "ActivateLevels",
+    "DensifyAndPrune",
+    "FitCurve",
+    "GrowGrid",
+    "ScanFitting",
+    "VesselSupport",
+    "vessel_support",
     "AdversarialTrainer",
     "CaseEvaluator",
     "RunEvaluator",

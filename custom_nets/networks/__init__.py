@@ -10,16 +10,22 @@ from torch import nn
 
 from .any_size_transmrsr import AnySizeTransMRSR, BrainPrior
 from .arssr import RDN, ArSSR, ImplicitDecoder, ResCNN, ResidualArSSR, SRResNet
+from .bolus_atoms import BolusAtoms
 from .most_dsa import MoStDSA
 from .style_swin import StyleSwinDiscriminator, StyleSwinGenerator
 from .swin_regressor import SwinRegressor
 from .symmetric_most_dsa import SymmetricMoStDSA
+from .tiavox import TiAVox
+from .togs import TOGS
 from .transmrsr import TransMRSR
+from .vpal import VPAL, HashEncoding
 
 __all__ = [
     "AnySizeTransMRSR",
     "ArSSR",
+    "BolusAtoms",
     "BrainPrior",
+    "HashEncoding",
     "ImplicitDecoder",
     "MoStDSA",
     "RDN",
@@ -30,7 +36,10 @@ __all__ = [
     "StyleSwinGenerator",
     "SwinRegressor",
     "SymmetricMoStDSA",
+    "TOGS",
+    "TiAVox",
     "TransMRSR",
+    "VPAL",
     "network_classes",
 ]
 

@@ -23,7 +23,17 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["ConeBeamOperator", "SupportOperator", "cgls", "fdk", "parker_weights", "sart", "view_vectors"]
+__all__ = [
+    "ConeBeamOperator",
+    "SupportOperator",
+    "compressed_rows",
+    "cgls",
+    "fdk",
+    "panel_positions",
+    "parker_weights",
+    "sart",
+    "view_vectors",
+]
 
 Array = NDArray[np.float64]
 
@@ -278,7 +288,9 @@ class SupportOperator:
         reach = torch.zeros(4, 3, device=positions.device)
         reach[:, first] = torch.tensor([-1.0, -1, 1, 1]) * float(self.spacing_mm[first])
         reach[:, second] = torch.tensor([-1.0, 1, -1, 1]) * float(self.spacing_mm[second])
-        corners = _shadow(positions[:, None] + reach.to(positions.device), vector, self.panel_shape)  # [M, 4, 2]
+        corners = panel_positions(
+            positions[:, None] + reach.to(positions.device), vector, self.panel_shape
+        )  # [M, 4, 2]
         start = corners.amin(dim=1).ceil().long()  # [M, 2] column, row
         size = (corners.amax(dim=1).floor().long() - start + 1).amax(dim=0).clamp(min=1)
         columns = torch.arange(int(size[0]), device=positions.device)
@@ -302,9 +314,9 @@ class SupportOperator:
             voxel_of.append(voxel + begin)
             value_of.append(weight[found])
         pixel, voxel, value = torch.cat(pixel_of), torch.cat(voxel_of), torch.cat(value_of)
-        transposed = _compressed(voxel, pixel, value, (len(positions), height * width))
+        transposed = compressed_rows(voxel, pixel, value, (len(positions), height * width))
         order = torch.argsort(pixel, stable=True)
-        return _compressed(pixel[order], voxel[order], value[order], (height * width, len(positions))), transposed
+        return compressed_rows(pixel[order], voxel[order], value[order], (height * width, len(positions))), transposed
 
 
 class _Product(torch.autograd.Function):
@@ -318,8 +330,10 @@ class _Product(torch.autograd.Function):
         return ctx.transposed @ grad, None, None
 
 
-def _compressed(row: torch.Tensor, column: torch.Tensor, value: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
-    """A matrix in compressed rows (CSR), of entries sorted by row."""
+def compressed_rows(
+    row: torch.Tensor, column: torch.Tensor, value: torch.Tensor, shape: tuple[int, int]
+) -> torch.Tensor:
+    """Make a sparse matrix in compressed rows (CSR), of entries sorted by row."""
     ends = torch.zeros(shape[0] + 1, dtype=torch.int32, device=row.device)
     ends[1:] = torch.bincount(row, minlength=shape[0]).cumsum(0)
     with warnings.catch_warnings():  # PyTorch calls them beta
@@ -331,8 +345,8 @@ def _parts(matrix: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return matrix.crow_indices(), matrix.col_indices(), matrix.values()
 
 
-def _shadow(points_mm: torch.Tensor, vector: Array, panel_shape: tuple[int, int]) -> torch.Tensor:
-    """Where points [..., 3] are seen: column and row [..., 2], in pixels from the centre of the first."""
+def panel_positions(points_mm: torch.Tensor, vector: Array, panel_shape: tuple[int, int]) -> torch.Tensor:
+    """Tell where points [..., 3] in mm are seen: column and row [..., 2]; 0 is the centre of the first pixel."""
     source, panel, column_step, row_step = (vector[k : k + 3] for k in (0, 3, 6, 9))
     normal = np.cross(column_step, row_step)
     ray = points_mm - _on(source, points_mm)
@@ -443,7 +457,7 @@ def fdk(beam: ConeBeamOperator, projections: torch.Tensor, weights: ArrayLike | 
         for begin in range(0, beam.volume_shape[0], slab):
             part = slice(begin, begin + slab)
             points = torch.stack(torch.meshgrid(axes[0][part], axes[1], axes[2], indexing="ij"), dim=-1)
-            seen = _shadow(points, vector, beam.panel_shape)  # [n, ny, nz, 2]
+            seen = panel_positions(points, vector, beam.panel_shape)  # [n, ny, nz, 2]
             grid = (2 * seen + 1) / torch.tensor([width, height]).to(seen) - 1
             found = F.grid_sample(
                 filtered[None, None], grid.reshape(1, -1, beam.volume_shape[2], 2), align_corners=False
