@@ -52,6 +52,8 @@ class Browser:
         Returns:
             Seconds until it was, by the page's own clock.
         """
+        for log in ("browser", "performance"):
+            self.driver.get_log(log)  # what a page before this one left
         self.driver.get(path.resolve().as_uri())
         ends = time.monotonic() + timeout_s
         while not self.run("return typeof page !== 'undefined' && page.ready"):
