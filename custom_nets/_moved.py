@@ -92,7 +92,7 @@ NAMES = {
     "checkpoints.main": "checkpoints.published",
     "checkpoints.read_checkpoint": "utils.weights",
     "data.RandContrastFromLabelsd": "transforms",
-    "data.dicom_series.decode_pixels": "data.dicom.files",
+    "data.dicom_series.decode_pixels": "data.dicom.pixels",
     "data.dicom_series.dicom_files": "data.dicom.files",
     "data.dicom_series.holds_dicom": "data.dicom.files",
     "data.dicom_series.is_dicom_file": "data.dicom.files",

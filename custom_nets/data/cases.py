@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from custom_nets.data.dicom.files import holds_dicom, is_dicom_file
+from custom_nets.utils.files import read_json
 
 __all__ = ["IMAGE_SUFFIXES", "case_name", "existing_path", "find_cases", "from_json", "unique_names"]
 
@@ -20,11 +20,11 @@ IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nii.bz2", ".mgz", ".mgh")
 
 def case_name(path: str | Path) -> str:
     """File name without its image suffix; for a DICOM series (folder, or a file in it) the folder's name."""
-    path = Path(path).expanduser()
+    path = Path(os.path.abspath(Path(path).expanduser()))  # links are called by their own name
     if path.is_dir():
-        return path.resolve().name or "volume"
+        return path.name or "volume"
     if path.is_file() and is_dicom_file(path):
-        return path.resolve().parent.name or "volume"
+        return path.parent.name or "volume"
     for suffix in sorted((*IMAGE_SUFFIXES, ".hdr", ".img", ".img.gz"), key=len, reverse=True):
         if path.name.lower().endswith(suffix) and len(path.name) > len(suffix):
             return path.name[: -len(suffix)]
@@ -119,10 +119,7 @@ def _from_folder(folder: Path, suffixes: tuple[str, ...], skip_postfix: str | Se
 def from_json(path: Path, section: str | None, check: Callable[[str | Path], Path] | None = None) -> dict[Path, str]:
     """Paths and names ("" where none is given) of a JSON datalist; ``check`` says which paths may be in it."""
     check = check or _series_or_file
-    try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}.") from error
+    content = read_json(path)
     if isinstance(content, dict):
         lists = {name: value for name, value in content.items() if isinstance(value, list)}
         if section is None and len(lists) == 1:
@@ -151,7 +148,7 @@ def unique_names(names: list[str], paths: list[Path]) -> list[str]:
 
     twice = colliding(names)
     names = [
-        f"{path.resolve().parent.name}_{name}" if name.casefold() in twice else name
+        f"{Path(os.path.abspath(path)).parent.name}_{name}" if name.casefold() in twice else name
         for name, path in zip(names, paths, strict=True)
     ]
     taken: set[str] = set()

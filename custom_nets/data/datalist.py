@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from custom_nets.utils.files import read_json
 
 __all__ = ["expand_scales", "load_datalist", "split_subjects"]
 
@@ -70,10 +71,7 @@ def load_datalist(source: str | Path, folders: bool = False) -> list[Item]:
         if not files:
             raise FileNotFoundError(f"no volume in {source}: expected files ending in {', '.join(SUFFIXES)}.")
         return [{"image": str(p.resolve()), "subject": subject_of(p.relative_to(source)), "weight": 1.0} for p in files]
-    try:
-        entries = json.loads(source.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{source} is not JSON: {error}.") from error
+    entries = read_json(source)
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{source} must hold a list of items such as {{'image': 'a.nii.gz'}}, and not an empty one.")
     return [_item(entry, source, number, folders) for number, entry in enumerate(entries)]

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from custom_nets.data.nifti_header import load_image
 from custom_nets.utils.files import check_zip
 from custom_nets.utils.memory import check_memory
 
@@ -61,15 +62,14 @@ def open_image(path: str | os.PathLike) -> Any:
     Raises:
         ValueError: it is none.
     """
-    import nibabel as nib
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError, SpatialImage
     from nibabel.wrapstruct import WrapStructError
 
     try:
-        image = nib.load(path, mmap=False)
+        image = load_image(path, mmap=False)
     except TypeError:  # a format that is never mapped takes no such option
-        image = nib.load(path)
+        image = load_image(path)
     except (ImageFileError, HeaderDataError, WrapStructError) as error:
         raise ValueError(str(error)) from error
     if not isinstance(image, SpatialImage):

@@ -188,7 +188,9 @@ class CaseEvaluator(SupervisedEvaluator):
         item = decollate_batch(engine.state.batch)[0]
         grid = Grid.of(item["image"])
         if hasattr(self.inferer, "target_grid"):
-            grid = self.inferer.target_grid(grid)
+            source, grid = grid, self.inferer.target_grid(grid)
+            if text := source.check_overlap(grid):
+                print(f"  {item['case']}: {text}", flush=True)
         self.saver.check(str(item["case"]), item["image"], grid)
 
 

@@ -134,6 +134,39 @@ class Grid:
             return None
         return [matrix[a, a] * np.arange(other.shape[a]) + matrix[a, 3] for a in range(3)]
 
+    def share_inside(self, other: Grid) -> float:
+        """How much of ``other`` lies in this grid's field of view: 0 (no voxel centre) to 1 (all).
+
+        Exact where the axes of both run alike; otherwise from 64 places along each axis.
+        """
+        matrix = self.index_map(other)
+        along = self.axis_positions(other)
+        if along is not None:
+            inside = [(p > -0.5 - 1e-6) & (p < n - 0.5 + 1e-6) for p, n in zip(along, self.shape, strict=True)]
+            return float(np.prod([axis.mean() for axis in inside]))
+        ticks = [np.linspace(0, n - 1, min(n, 64)) for n in other.shape]
+        points = np.stack(np.meshgrid(*ticks, indexing="ij"), axis=-1) @ matrix[:3, :3].T + matrix[:3, 3]
+        return float(((points > -0.5) & (points < np.array(self.shape) - 0.5)).all(-1).mean())
+
+    def check_overlap(self, other: Grid) -> str:
+        """Refuse a grid that has nothing in common with this one.
+
+        Returns:
+            What is to be said of a grid that lies in it in part only; "" where next to all of it does.
+
+        Raises:
+            ValueError: no voxel of ``other`` lies in the field of view.
+        """
+        share = self.share_inside(other)
+        if share == 0:
+            ends = [grid.affine[:3, :3] @ (np.array(grid.shape) - 1) / 2 + grid.affine[:3, 3] for grid in (self, other)]
+            own, theirs = ("(" + ", ".join(f"{v:.0f}" for v in end) + ")" for end in ends)
+            raise ValueError(
+                f"the wanted grid has no voxel in common with the scan (centres at {theirs} and {own} mm): is the "
+                "reference image ('like') of another person, or has it lost its place?"
+            )
+        return "" if share > 0.9 else f"only {100 * share:.2g} % of the wanted grid lies in the scan, the rest is empty"
+
     def scale_to(self, other: Grid) -> NDArray[np.float64]:
         """How many times finer ``other`` samples each of this grid's axes (1 / step along the axis); >= 1 is
         super-resolution. For oblique grids: the step of ``other`` measured along each axis of this grid."""

@@ -141,6 +141,8 @@ class InferenceRecord:
             for key in ("slice_thickness_mm", "slice_gap_mm", "geometry_note", "series_uid", "series_description")
             if key in image.meta
         }
+        notes = [str(image.meta[key]) for key in ("geometry_note", "notes", "padding_note") if key in image.meta]
+        notes += [text] if (text := source.check_overlap(target)) else []
         device = engine.state.device
         agrees, residual = consistency(image.as_tensor().cpu(), output.as_tensor().cpu(), source, target)
         record = {
@@ -150,6 +152,7 @@ class InferenceRecord:
                 **_geometry(source),
                 "volumes": len(image),
                 **meta,
+                "notes": notes,
             },
             "output": {"file": str(path), **_geometry(target), "volumes": len(output), **file_record(path)},
             "options": self.options,

@@ -173,6 +173,7 @@ class ImplicitVolumeInferer(Inferer):
         for item in inputs:
             source = Grid.of(item)
             target = self.target_grid(source)
+            source.check_overlap(target)
             volumes = [self.sample(network, volume, source, target) for volume in item.as_tensor()]
             affine = torch.as_tensor(self.stored_affine(source, target))
             meta = {key: value for key, value in item.meta.items() if key != "affine"}

@@ -223,6 +223,7 @@ class ThickSliceInferer(Inferer):
             source = Grid.of(item)
             axis = find_thick_axis(source, self.thick_axis)
             target = self.target_grid(source) if like is None else resolve_grid(source, like=like)
+            source.check_overlap(target)
             thickness = self.thickness or self._thickness_of(item.meta, float(source.spacing_mm[axis]))
             spread = PointSpread.of(item.meta.get("point_spread", self.profile), thickness)
             values, deviations, reports = [], [], []

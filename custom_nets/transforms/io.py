@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Hashable, Mapping
 from pathlib import Path
@@ -19,10 +20,13 @@ from custom_nets.data.dicom.files import holds_dicom, is_dicom_file
 from custom_nets.data.volumes.dicom_series import load_series
 from custom_nets.data.volumes.dicom_writer import check_mr_series, is_mr_result, write_mr_series
 from custom_nets.data.volumes.nifti import read_nifti, write_nifti
+from custom_nets.data.volumes.padding import find_padding, padding_on
 from custom_nets.geometry import Grid
 from custom_nets.utils.files import check_writable
 
 __all__ = ["LoadVolumed", "SaveVolumed", "check_writable", "load_volume"]
+
+logger = logging.getLogger(__name__)
 
 
 def load_volume(
@@ -45,9 +49,11 @@ def load_volume(
 
     Returns:
         [C, x, y, z] float32 in the file's units (slope and intercept applied), C = time points (1 for 3D); ``affine``
-        (4, 4) float64, index -> mm, RAS. ``meta`` has plain values only: ``filename_or_obj``, ``original_dtype``,
+        (4, 4) float64, index -> mm, RAS. ``meta`` has plain values: ``filename_or_obj``, ``original_dtype``,
         and, where they exist, ``qform_code``, ``sform_code``, ``time_step_s``, ``series_uid``,
-        ``series_description``, ``slice_thickness_mm``, ``slice_gap_mm``, ``geometry_note``.
+        ``series_description``, ``slice_thickness_mm``, ``slice_gap_mm``, ``geometry_note``, ``notes``. Where voxels are
+        padding (see :func:`custom_nets.data.volumes.padding.find_padding`) they get the lowest measured value,
+        ``meta["padding"]`` (uint8 [C, x, y, z]) says where and ``meta["padding_value"]`` what stood there.
 
     Raises:
         FileNotFoundError: no such file or folder.
@@ -57,18 +63,44 @@ def load_volume(
     path = Path(path)
     if path.is_dir() and not holds_dicom(path):
         raise ValueError(f"{path} is a folder without DICOM files: give an image file or the folder of a series.")
+    named: NDArray[np.bool_] | None = None
     if path.is_dir() or is_dicom_file(path):
         volume = load_series(path, series_uid, allow_irregular)
-        array, affine, meta = volume.array, volume.affine, volume.meta
+        array, affine, meta, named = volume.array, volume.affine, volume.meta, volume.padding
     else:
         array, affine, meta = read_nifti(path, memory_gb)
     _check_shape(array.shape, path)
     _check_affine(affine, path)
     channels = array[None] if array.ndim == 3 else np.moveaxis(array, 3, 0)
     if check_values:
+        channels, padding = _without_padding(channels, named, path)
+        meta = {**meta, **padding}
         _check_values(channels, path)
     image = torch.from_numpy(np.ascontiguousarray(channels))
     return MetaTensor(image, affine=torch.from_numpy(affine), meta={"filename_or_obj": str(path), **meta})
+
+
+def _without_padding(
+    channels: NDArray[np.float32], named: NDArray[np.bool_] | None, path: Path
+) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """[C, x, y, z] with padding filled, and what ``meta`` says about it."""
+    found = [find_padding(channel, named) for channel in channels]
+    if not (notes := sorted({padding.note for padding in found if padding})):
+        return channels, {}
+    channels = channels.copy()
+    mask = np.zeros(channels.shape, dtype=bool)
+    for channel, where, padding in zip(channels, mask, found, strict=True):
+        if padding is not None:
+            where[:] = padding.mask
+            channel[where] = channel[~where].min()
+    logger.warning("%s: %s", path, "; ".join(notes))
+    value = next(padding.value for padding in found if padding)
+    meta = {
+        "padding": torch.from_numpy(mask.astype(np.uint8)),
+        "padding_value": value,
+        "padding_note": "; ".join(notes),
+    }
+    return channels, meta
 
 
 def _check_shape(shape: tuple[int, ...], path: Path) -> None:
@@ -144,7 +176,8 @@ class SaveVolumed(MapTransform):
 
     ``nifti``: float32 ``.nii.gz``. The affine is that of the volume itself and goes into qform and sform (sform only
     where no quaternion can hold it, see :func:`custom_nets.data.volumes.nifti.write_nifti`); the codes and the time
-    step come from the source image. ``dicom``: a folder with a series derived from the source image's, see
+    step come from the source image. What was padding there is padding again. ``dicom``: a folder with a series
+    derived from the source image's, see
     :func:`custom_nets.data.volumes.dicom_writer.write_mr_series`. The path is put into the volume's
     ``meta["saved_to"]``.
 
@@ -229,20 +262,30 @@ class SaveVolumed(MapTransform):
             case = str(item.get(self.case_key) or case_name(source.get("filename_or_obj", "volume")))
             array = image.as_tensor().detach().float().cpu().numpy()
             affine = image.affine.cpu().numpy().astype(np.float64)
+            padding = None if self.content else _padding_of(item.get(self.ref_key), Grid(array.shape[1:], affine))
             write = self._write_dicom if self.output_format == "dicom" else self._write_nifti
-            image.meta["saved_to"] = str(write(self.path_for(case, key), array, affine, source))
+            image.meta["saved_to"] = str(write(self.path_for(case, key), array, affine, source, padding))
             self._remove_earlier(case, key)
         return item
 
     @staticmethod
-    def _write_nifti(path: Path, array: NDArray, affine: NDArray[np.float64], source: dict[str, Any]) -> Path:
+    def _write_nifti(
+        path: Path, array: NDArray, affine: NDArray[np.float64], source: dict[str, Any], padding: NDArray | None
+    ) -> Path:
+        if padding is not None:
+            array = np.where(padding, np.float32(_plain(source["padding_value"])), array)
         header = {name: _plain(source[name]) for name in ("qform_code", "sform_code", "time_step_s") if name in source}
         return write_nifti(path, np.moveaxis(array, 0, 3) if len(array) > 1 else array[0], affine, **header)
 
-    def _write_dicom(self, path: Path, array: NDArray, affine: NDArray[np.float64], source: dict[str, Any]) -> Path:
+    def _write_dicom(
+        self, path: Path, array: NDArray, affine: NDArray[np.float64], source: dict[str, Any], padding: NDArray | None
+    ) -> Path:
         check_mr_series(source, Grid(array.shape[1:], affine), len(array))
         check_writable(path.parent)
-        return write_mr_series(array[0], affine, path, source, made_by=self.made_by, content=self.content)
+        return write_mr_series(
+            array[0], affine, path, source, made_by=self.made_by, content=self.content,
+            padding=None if padding is None else padding[0],
+        )  # fmt: skip
 
     def _remove_earlier(self, case: str, key: Hashable) -> None:
         """The result of an earlier, overwritten call in the other format: its record would be wrong now."""
@@ -254,6 +297,15 @@ class SaveVolumed(MapTransform):
             other.unlink()
         elif other.is_dir() and is_mr_result(other):
             shutil.rmtree(other)
+
+
+def _padding_of(source: Any, target: Grid) -> NDArray[np.bool_] | None:
+    """The padding of the source image on another grid, [C, x, y, z]; None where there is none."""
+    mask = getattr(source, "meta", {}).get("padding")
+    if mask is None:
+        return None
+    grid = Grid.of(source)
+    return np.stack([padding_on(target, grid, channel) for channel in np.asarray(mask, dtype=bool)])
 
 
 def _plain(value: Any) -> Any:

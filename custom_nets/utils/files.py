@@ -27,6 +27,7 @@ __all__ = [
     "new_file",
     "new_folder",
     "part_path",
+    "read_json",
     "remove_old_parts",
     "same_file",
     "to_jsonable",
@@ -188,6 +189,19 @@ def new_file(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """What a JSON file holds, in UTF-8 or UTF-16, with a byte order mark or without (editors write all of them).
+
+    Raises:
+        ValueError: no JSON.
+    """
+    content = Path(path).read_bytes()
+    try:
+        return json.loads(content)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}.") from error
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

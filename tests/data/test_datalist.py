@@ -101,7 +101,7 @@ def test_missing_and_empty_folders(tmp_path):
     with pytest.raises(FileNotFoundError, match="no volume"):
         load_datalist(tmp_path)
     (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(ValueError, match="not JSON"):
+    with pytest.raises(ValueError, match="not valid JSON"):
         load_datalist(tmp_path / "bad.json")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +12,10 @@ from numpy.typing import NDArray
 
 from custom_nets.data.angiography.run import AngiographyRun, RunGeometry, RunOrigin, make_run
 from custom_nets.data.whole_files import DAMAGED, check_picture, image_array, load_arrays, open_image
+from custom_nets.utils.files import read_json
 
 __all__ = ["PICTURE_SUFFIXES",
-    "SIDE_FILE", "natural_key", "picture_files", "read_nifti_run", "read_numpy", "read_pictures",
+    "SIDE_FILE", "natural_key", "picture_files", "picture_runs", "read_nifti_run", "read_numpy", "read_pictures",
            "side_file"]  # fmt: skip
 
 PICTURE_SUFFIXES = (".png", ".tif", ".tiff")
@@ -41,6 +41,32 @@ def picture_files(folder: Path) -> list[Path]:
     return sorted((p for p in found if p.is_file()), key=lambda p: natural_key(p.name))
 
 
+def picture_runs(folder: Path) -> list[Path]:
+    """The runs that the pictures directly in a folder are: the folder, or each of its TIFF files with several pages.
+
+    Raises:
+        ValueError: files with several pages lie among single pictures.
+    """
+    files = picture_files(folder)
+    pages = [file for file in files if page_count(file) > 1]
+    if pages and len(pages) < len(files):
+        single = next(file for file in files if file not in pages)
+        raise ValueError(
+            f"{folder}: {pages[0].name} has {page_count(pages[0])} pages and {single.name} is a single picture: which "
+            "is the run? Put each run into a folder of its own."
+        )
+    return pages or ([folder] if files else [])
+
+
+def page_count(file: Path) -> int:
+    """Pictures in a file: of a TIFF its pages, otherwise 1 (a damaged one is refused when it is read)."""
+    if file.suffix.lower() not in (".tif", ".tiff"):
+        return 1
+    import cv2
+
+    return int(cv2.imcount(str(file)))
+
+
 def read_pictures(
     path: str | Path,
     times_s: Sequence[float] | NDArray | None = None,
@@ -54,9 +80,15 @@ def read_pictures(
     """
     path = Path(path)
     if path.is_dir():
-        files = picture_files(path)
-        if not files:
+        runs = picture_runs(path)
+        if not runs:
             raise ValueError(f"{path} holds no pictures ({', '.join(PICTURE_SUFFIXES)}).")
+        if runs != [path]:
+            names = ", ".join(run.name for run in runs[:5])
+            if len(runs) > 1:
+                raise ValueError(f"{path} holds {len(runs)} runs of several pages each ({names}): name one of them.")
+            return read_pictures(runs[0], times_s, step_s, intensity, inverted)
+        files = picture_files(path)
         frames = _stack(files, path)
     else:
         frames = _pages(path)
@@ -85,17 +117,44 @@ def _load_picture(file: Path) -> NDArray:
     import cv2
 
     check_picture(file)
+    if (pages := _white_is_zero(file)) is not None:
+        return pages[0]
     image = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise ValueError(f"{file} is damaged or no picture.")
     return image
 
 
+def _white_is_zero(file: Path) -> list[NDArray] | None:
+    """Pages of a TIFF whose zero is white, turned round; None for all others.
+
+    (OpenCV turns them round where they have 8 bits, and does not where they have 16.)
+    """
+    if file.suffix.lower() not in (".tif", ".tiff"):
+        return None
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(file) as tiff:
+            if not any(page.photometric == tifffile.PHOTOMETRIC.MINISWHITE for page in tiff.pages):
+                return None
+            if any(page.photometric != tifffile.PHOTOMETRIC.MINISWHITE for page in tiff.pages):
+                raise ValueError("zero is white in some of its pages and black in others")
+            pages = [page.asarray() for page in tiff.pages]
+            bits = int(tiff.pages[0].bitspersample)
+    except Exception as error:  # its decoders raise many kinds
+        raise ValueError(f"{file} cannot be read as a picture: {' '.join(str(error).split())}.") from error
+    if pages[0].dtype.kind != "u":
+        raise ValueError(f"{file}: zero is white, which says nothing for {pages[0].dtype} pixels: write it as PNG.")
+    return [page.dtype.type((1 << bits) - 1) - page for page in pages]
+
+
 def _pages(file: Path) -> NDArray:
     import cv2
 
     check_picture(file)
-    done, pages = cv2.imreadmulti(str(file), flags=cv2.IMREAD_UNCHANGED)
+    turned = _white_is_zero(file)
+    done, pages = (True, turned) if turned else cv2.imreadmulti(str(file), flags=cv2.IMREAD_UNCHANGED)
     if not done or not pages:
         raise ValueError(f"{file} is damaged or no picture.")
     if len(pages) == 1:
@@ -148,10 +207,11 @@ def read_nifti_run(
     if array.ndim != 3:
         raise ValueError(f"{path} has shape {array.shape}: [x, y, frame] or [x, y, 1, frame] is needed for a run.")
     spacing = [float(v) for v in image.header.get_zooms()[:2]]
+    notes = [note] if (note := image.extra.get("note")) else []
     return _finish(
         np.ascontiguousarray(array.transpose(2, 1, 0)), path, "nifti", times_s, step_s,
         {"affine": np.asarray(image.affine).tolist()}, intensity, inverted, header_step_s=step,
-        geometry=RunGeometry(pixel_spacing_mm=(spacing[1], spacing[0])),
+        geometry=RunGeometry(pixel_spacing_mm=(spacing[1], spacing[0])), notes=notes,
     )  # fmt: skip
 
 
@@ -200,9 +260,10 @@ def _finish(
     file_times: NDArray | None = None,
     synthetic: NDArray | None = None,
     geometry: RunGeometry | None = None,
+    notes: Sequence[str] = (),
 ) -> AngiographyRun:
     """Choose the times: as given, of the file, of the side file that our writer leaves, of its header, or none."""
-    count, notes, masks = len(frames), list[str](), []
+    count, notes, masks = len(frames), list(notes), []
     beside = side_file(path)
     side = _read_side(beside) if beside.is_file() else {}
     times: Any = times_s
@@ -229,7 +290,7 @@ def _finish(
 
 def _read_side(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if len(content["times_s"]) != len(content["synthetic"]):
             raise ValueError("times_s and synthetic differ in length")
         return content

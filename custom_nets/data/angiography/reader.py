@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ from numpy.typing import NDArray
 from custom_nets.data.angiography.file_readers import (
     PICTURE_SUFFIXES,
     picture_files,
+    picture_runs,
     read_nifti_run,
     read_numpy,
     read_pictures,
 )
 from custom_nets.data.angiography.run import AngiographyRun
-from custom_nets.data.angiography.xa_reader import read_xa, run_headers
+from custom_nets.data.angiography.xa_reader import frame_count, read_xa, run_headers
 from custom_nets.data.cases import existing_path, from_json, unique_names
+from custom_nets.data.dicom.elements import text_of
 from custom_nets.data.dicom.files import dicom_files, holds_dicom, is_dicom_file
 
 __all__ = ["find_runs", "read_angiography", "run_name"]
@@ -95,9 +98,9 @@ def _given_step(times_s: object, fps: float | None, frame_time_ms: float | None)
 
 def run_name(path: str | Path) -> str:
     """Name of a run: of its folder, or of its file without suffix."""
-    path = Path(path).expanduser()
+    path = Path(os.path.abspath(Path(path).expanduser()))
     if path.is_dir():
-        return path.resolve().name or "run"
+        return path.name or "run"
     for suffix in (*_NIFTI[::-1], *_NUMPY, *PICTURE_SUFFIXES, ".dcm", ".dicom", ".ima"):
         if path.name.lower().endswith(suffix) and len(path.name) > len(suffix):
             return path.name[: -len(suffix)]
@@ -153,7 +156,7 @@ def _in_folder(folder: Path, skip_postfix: str | None, others: set[str], deeper:
 
     found = dict.fromkeys((p for p in _dicom_runs(folder, others) if not own_result(p)), "")
     if [p for p in picture_files(folder) if not own_result(p)]:
-        found[folder] = ""
+        found.update(dict.fromkeys((p for p in picture_runs(folder) if p == folder or not own_result(p)), ""))
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or own_result(path):
             continue
@@ -170,10 +173,10 @@ def _dicom_runs(folder: Path, others: set[str]) -> list[Path]:
     runs: list[Path] = []
     series: dict[str, Path] = {}
     for file, header in run_headers(dicom_files(folder), others):
-        if int(header.get("NumberOfFrames") or 1) > 1:
+        if frame_count(header) > 1:
             runs.append(file)
         else:
-            series.setdefault(str(header.get("SeriesInstanceUID", "")), file)
+            series.setdefault(text_of(header, "SeriesInstanceUID"), file)
     if len(series) == 1 and not runs:
         return [folder]
     return runs + list(series.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from custom_nets.data.angiography.file_readers import natural_key
 from custom_nets.data.angiography.reader import find_runs
 from custom_nets.data.datalist import Item, load_datalist
+from custom_nets.utils.files import read_json
 
 __all__ = ["number_repeats", "patient_of", "published_tuples", "read_simulated", "training_runs"]
 
@@ -84,10 +84,9 @@ def patient_of(path: Path) -> str | None:
     file = next((p for p in sorted(path.iterdir()) if p.is_file()), path) if path.is_dir() else path
     if not file.is_file() or not is_dicom_file(file):
         return None
-    import pydicom
+    from custom_nets.data.dicom.elements import read_header, text_of
 
-    header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["PatientID"])
-    return str(header.get("PatientID", "")).strip() or None
+    return text_of(read_header(file, ["PatientID"])[0], "PatientID") or None
 
 
 def published_tuples(root: str | Path) -> list[Item]:
@@ -106,7 +105,7 @@ def published_tuples(root: str | Path) -> list[Item]:
     for split, name in _LISTS.items():
         if not (root / name).is_file():
             continue
-        for number, line in enumerate((root / name).read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate((root / name).read_text(encoding="utf-8-sig").splitlines(), 1):
             if not line.strip():
                 continue
             folder = _tuple_folder(root, line.strip(), f"line {number} of {root / name}")
@@ -144,7 +143,7 @@ def read_simulated(folder: Path) -> dict[str, Any]:
         ``frames`` [T, H, W] float16 and ``background`` [H, W] float32 (attenuation less its median), ``times_s`` [T],
         ``kind``, and ``darkest``, the largest line integral in all but 0.05 % of the pixels.
     """
-    about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    about = read_json(folder / "run.json")
     frames = np.load(folder / "frames.npy", mmap_mode="r")
     background = np.load(folder / "background.npy").astype(np.float32)
     darkest = float(np.quantile(frames[::9, ::4, ::4].astype(np.float32), 0.9995))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,14 @@ def check_format(run: AngiographyRun, format: str) -> None:
             f"{run.origin.path}: the times of the frames are not known, but DICOM needs them: give --input_fps or "
             "--input_times_s, or another --output_format."
         )
+    new = format == "png" or (format == "dicom" and run.origin.dataset is None)
+    if new and whole and (lowest := int(run.frames.min())) < 0:
+        raise ValueError(
+            f"{run.origin.path} has values down to {lowest}, which {format} cannot hold without loss: give "
+            "--output_format nifti or npz."
+        )
+    if format == "mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
+        raise ValueError("mp4 needs imageio-ffmpeg: pip install imageio-ffmpeg, or choose gif.")
     if format in ("dicom", "png") and not whole:
         raise ValueError(
             f"{run.origin.path} has {run.frames.dtype} frames, which {format} cannot hold without loss: give "

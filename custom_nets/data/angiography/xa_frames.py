@@ -13,6 +13,7 @@ from custom_nets.data.angiography.parts import wrap_degrees
 from custom_nets.data.angiography.run import AngiographyRun, RunGeometry
 from custom_nets.data.angiography.xa_times import STAMPS, parse_stamp, stamp
 from custom_nets.data.dicom.derived import decimal
+from custom_nets.data.dicom.elements import sequence, text_of
 
 __all__ = ["set_angles", "set_frame_groups", "set_table", "set_times"]
 
@@ -49,7 +50,7 @@ def set_angles(dataset: Any, geometry: RunGeometry, styles: Mapping[str, str]) -
     for name, angles in (("Primary", geometry.primary_deg), ("Secondary", geometry.secondary_deg)):
         increment = f"Positioner{name}AngleIncrement"
         if angles is None:
-            setattr(dataset, f"Positioner{name}Angle", dataset.get(f"Positioner{name}Angle") or "")
+            setattr(dataset, f"Positioner{name}Angle", text_of(dataset, f"Positioner{name}Angle"))
             if increment in dataset:
                 del dataset[increment]
             continue
@@ -86,8 +87,10 @@ def set_frame_groups(dataset: Any, run: AngiographyRun) -> None:
     Raises:
         ValueError: a stamp is needed that is no DICOM date and time.
     """
-    old = list(dataset.PerFrameFunctionalGroupsSequence)
-    for shared in dataset.get("SharedFunctionalGroupsSequence") or []:
+    old = sequence(dataset, "PerFrameFunctionalGroupsSequence")
+    if not old:
+        return
+    for shared in sequence(dataset, "SharedFunctionalGroupsSequence"):
         if run.synthetic.any() and "FramePixelDataPropertiesSequence" in shared:  # FrameType differs from now on
             for group in old:
                 group.FramePixelDataPropertiesSequence = copy.deepcopy(shared.FramePixelDataPropertiesSequence)

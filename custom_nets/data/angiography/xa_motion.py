@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from custom_nets.data.dicom.elements import numbers, sequence, valid_number
+
 __all__ = ["angle_style", "positioner_angles", "table_positions"]
 
 _TABLE = ("TableVerticalIncrement", "TableLongitudinalIncrement", "TableLateralIncrement")
@@ -44,21 +46,20 @@ def positioner_angles(
     found: list[NDArray[np.float64] | None] = []
     for name in ("Primary", "Secondary"):
         angles = None
-        if "PerFrameFunctionalGroupsSequence" in first:
+        if sequence(first, "PerFrameFunctionalGroupsSequence"):
             angles = _per_frame(first, count, "PositionerPositionSequence", f"Positioner{name}Angle")
         elif len(datasets) > 1:
-            angles = _all([dataset.get(f"Positioner{name}Angle") for dataset in datasets])
+            angles = _all([valid_number(dataset, f"Positioner{name}Angle") for dataset in datasets])
         else:
-            start = first.get(f"Positioner{name}Angle")
-            increments = first.get(f"Positioner{name}AngleIncrement")
-            values = np.atleast_1d(np.asarray([] if increments is None else increments, dtype=np.float64))
-            if start not in (None, "") and len(values) == count:
-                angles, style = _angles(values, float(start))
+            start = valid_number(first, f"Positioner{name}Angle")
+            values = numbers(first, f"Positioner{name}AngleIncrement", count)
+            if start is not None and values is not None:
+                angles, style = _angles(values, start)
                 kinds[name] = style
                 if style != "steps":
                     notes.append(f"Positioner{name}AngleIncrement is read as {style} angles: they grow steadily")
-            elif start not in (None, ""):
-                angles = np.full(count, float(start))
+            elif start is not None:
+                angles = np.full(count, start)
         found.append(angles)
     return found[0], found[1], kinds, notes
 
@@ -67,7 +68,7 @@ def table_positions(datasets: list[Any], count: int) -> NDArray[np.float64] | No
     """[T, 3] vertical, longitudinal, lateral, mm from the first frame; None where the table stands still or nothing
     is known."""
     first = datasets[0]
-    if "PerFrameFunctionalGroupsSequence" in first:
+    if sequence(first, "PerFrameFunctionalGroupsSequence"):
         columns = [_per_frame(first, count, "TablePositionSequence", keyword) for keyword in _TABLE_ENHANCED]
         if any(column is None for column in columns):
             return None
@@ -76,22 +77,23 @@ def table_positions(datasets: list[Any], count: int) -> NDArray[np.float64] | No
     else:
         steps = []
         for keyword in _TABLE:
-            value = first.get(keyword)
-            values = np.atleast_1d(np.asarray([0.0] if value in (None, "") else value, dtype=np.float64))
-            steps.append(values if len(values) == count else np.zeros(count))
+            values = numbers(first, keyword, count)
+            steps.append(np.zeros(count) if values is None else values)
         table = np.cumsum(np.stack(steps, axis=1), axis=0)
         table = table - table[0]
     return table if np.abs(table).max() > 0 else None
 
 
-def _per_frame(dataset: Any, count: int, sequence: str, keyword: str) -> NDArray[np.float64] | None:
-    shared = (dataset.get("SharedFunctionalGroupsSequence") or [{}])[0].get(sequence)
+def _per_frame(dataset: Any, count: int, name: str, keyword: str) -> NDArray[np.float64] | None:
+    shared = [
+        item for group in sequence(dataset, "SharedFunctionalGroupsSequence")[:1] for item in sequence(group, name)
+    ]
     values = []
-    for group in dataset.PerFrameFunctionalGroupsSequence[:count]:
-        items = group.get(sequence) or shared or []
-        values.append(items[0].get(keyword) if len(items) else None)
+    for group in sequence(dataset, "PerFrameFunctionalGroupsSequence")[:count]:
+        items = sequence(group, name) or shared
+        values.append(valid_number(items[0], keyword) if items else None)
     return _all(values) if len(values) == count else None
 
 
-def _all(values: list[Any]) -> NDArray[np.float64] | None:
-    return None if any(v in (None, "") for v in values) else np.asarray(values, dtype=np.float64)
+def _all(values: list[float | None]) -> NDArray[np.float64] | None:
+    return None if None in values else np.asarray(values, dtype=np.float64)

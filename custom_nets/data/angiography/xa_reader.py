@@ -16,7 +16,9 @@ from custom_nets.data.angiography.run import AngiographyRun, RunGeometry, RunOri
 from custom_nets.data.angiography.xa_marks import synthetic_frames_of
 from custom_nets.data.angiography.xa_motion import positioner_angles, table_positions
 from custom_nets.data.angiography.xa_times import CLOCKS, anywhere, file_times, multiframe_times, single_file_times
-from custom_nets.data.dicom.files import decode_pixels, dicom_files
+from custom_nets.data.dicom.elements import image_size, numbers, read_header, sequence, text_of, valid_number
+from custom_nets.data.dicom.files import dicom_files
+from custom_nets.data.dicom.pixels import check_grey, decode_pixels, padding_of
 
 __all__ = [
     "ENHANCED_CLASSES",
@@ -37,8 +39,6 @@ XA_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.12.2.1": "Enhanced XRF",
 }
 ENHANCED_CLASSES = ("1.2.840.10008.5.1.4.1.1.12.1.1", "1.2.840.10008.5.1.4.1.1.12.2.1")
-_NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
-_GREY = ("MONOCHROME1", "MONOCHROME2")
 
 
 def read_xa(
@@ -65,14 +65,18 @@ def read_xa(
     """
     path = Path(path)
     files = xa_series(path, series_uid) if path.is_dir() else _with_its_series(path)
-    datasets = [_read(file) for file in files]
-    if len(datasets) > 1:
-        datasets = _in_order(datasets, path)
-    first, notes = datasets[0], list[str]()
-    frames = _pixels(datasets, path)
+    remarks: set[str] = set()
+    datasets = [_read(file, remarks) for file in files]
+    frames, datasets = _frames_in_order(datasets, path, remarks)
+    first, notes = datasets[0], sorted(remarks)
     count = len(frames)
     if count < 2:
         raise ValueError(f"{path} has a single frame: a run of at least 2 is needed, there is no time between.")
+    groups = len(sequence(first, "PerFrameFunctionalGroupsSequence"))
+    if len(datasets) == 1 and groups not in (0, count):
+        raise ValueError(
+            f"{path} has {count} frames, but its header describes {groups}: it contradicts itself. Export it again."
+        )
     time_source = "given"
     if times_s is None and step_s is not None:
         times_s = np.arange(count) * step_s
@@ -88,7 +92,9 @@ def read_xa(
     log = subtract and bool(items) and relationship == "LIN"
     if items and relationship not in ("LIN", "LOG", "DISP"):
         notes.append(f"PixelIntensityRelationship is {relationship!r}: the mask is subtracted without a logarithm")
-    slope, intercept = float(first.get("RescaleSlope") or 1), float(first.get("RescaleIntercept") or 0)
+    slope, intercept = valid_number(first, "RescaleSlope") or 1.0, valid_number(first, "RescaleIntercept") or 0.0
+    if sequence(first, "ModalityLUTSequence"):
+        notes.append("ModalityLUTSequence is not applied: frames are made of the stored values")
     geometry, styles, geometry_notes = _geometry(datasets, count)
     origin = RunOrigin(
         path=str(path),
@@ -122,17 +128,19 @@ def is_xa(header: Any) -> bool:
 
 def run_headers(files: Iterable[Path], others: set[str]) -> list[tuple[Path, Any]]:
     """The XA and XRF images among DICOM files, with what tells runs apart; ``others`` gets what the rest is."""
-    import pydicom
-
-    tags = ["SOPClassUID", "Modality", "SeriesInstanceUID", "NumberOfFrames"]
     found = []
     for file in files:
-        header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(tags))
+        header, _ = read_header(file, ["SOPClassUID", "Modality", "SeriesInstanceUID", "NumberOfFrames"])
         if is_xa(header):
             found.append((file, header))
         else:
             others.add(_kind(header))
     return found
+
+
+def frame_count(header: Any) -> int:
+    """NumberOfFrames; 1 where it is absent, empty or no number."""
+    return int(valid_number(header, "NumberOfFrames") or 1)
 
 
 def xa_series(folder: Path, series_uid: str | None = None) -> list[Path]:
@@ -141,7 +149,7 @@ def xa_series(folder: Path, series_uid: str | None = None) -> list[Path]:
     series: dict[str, list[Path]] = {}
     for file, header in run_headers(dicom_files(folder), others):
         uid = str(header.get("SeriesInstanceUID", ""))
-        several = int(header.get("NumberOfFrames") or 1) > 1
+        several = frame_count(header) > 1
         series.setdefault(f"{uid} ({file.name})" if several else uid, []).append(file)
     if not series:
         raise ValueError(f"{folder} holds no X-ray angiography, but {', '.join(sorted(others)) or 'no DICOM image'}.")
@@ -157,12 +165,13 @@ def xa_series(folder: Path, series_uid: str | None = None) -> list[Path]:
 def _with_its_series(path: Path) -> list[Path]:
     """A multi-frame file itself; for a single-frame one all files of its series."""
     mine = run_headers([path], set())
-    if not mine or int(mine[0][1].get("NumberOfFrames") or 1) > 1:
+    if not mine or frame_count(mine[0][1]) > 1:
         return [path]
     uid = mine[0][1].get("SeriesInstanceUID")
-    beside = run_headers(dicom_files(path.resolve().parent), set())
+    # links lie together where they are, not where they lead to
+    beside = run_headers(dicom_files(path.absolute().parent), set())
     same = [file for file, header in beside if header.get("SeriesInstanceUID") == uid]
-    return [file for file in same if int(dict(beside)[file].get("NumberOfFrames") or 1) == 1] or [path]
+    return [file for file in same if frame_count(dict(beside)[file]) == 1] or [path]
 
 
 def _kind(header: Any) -> str:
@@ -172,63 +181,90 @@ def _kind(header: Any) -> str:
     return f"{header.get('Modality') or 'no modality'} ({name})"
 
 
-def _read(path: Path) -> Any:
-    import pydicom
-
-    try:
-        dataset = pydicom.dcmread(path, force=True)
-    except Exception as error:  # pydicom raises many kinds for damaged files
-        raise ValueError(f"{path} is a damaged DICOM file: {' '.join(str(error).split())}.") from error
+def _read(path: Path, remarks: set[str]) -> Any:
+    dataset, unread = read_header(path, pixels=True)
+    remarks.update(f"{keyword} is {text!r} and left out" for keyword, text in unread.items())
     if "SOPClassUID" not in dataset:
         raise ValueError(f"{path} is damaged or truncated: its header cannot be read as DICOM. Export it again.")
     if not is_xa(dataset):
         raise ValueError(
             f"{path} is {_kind(dataset)}: an X-ray angiography run is needed ({', '.join(XA_CLASSES.values())})."
         )
-    if int(dataset.get("SamplesPerPixel", 1)) != 1 or dataset.get("PhotometricInterpretation") not in _GREY:
-        raise ValueError(
-            f"{path} is {dataset.get('PhotometricInterpretation')} with {dataset.get('SamplesPerPixel')} samples per "
-            "pixel: grey frames (MONOCHROME1 or MONOCHROME2) are needed."
-        )
+    check_grey(dataset, path)
+    if image_size(dataset) is None:
+        raise ValueError(f"{path} has no valid Rows and Columns: export it again.")
+    dataset.filename = str(path)
     return dataset
 
 
-def _in_order(datasets: list[Any], path: Path) -> list[Any]:
-    """Single-frame files by time, where every file has a different one; otherwise by their number.
+def _frames_in_order(datasets: list[Any], path: Path, remarks: set[str]) -> tuple[NDArray, list[Any]]:
+    """Frames [T, H, W] and their files in the order of time, each image once.
 
     Raises:
         ValueError: several projections, no order can be told, or times and numbers tell different ones.
     """
-    unique = {str(dataset.get("SOPInstanceUID", number)): dataset for number, dataset in enumerate(datasets)}
-    datasets = list(unique.values())
+    frames = _pixels(datasets, path, remarks)
+    if len(datasets) == 1:
+        return frames, datasets
+    kept = _without_copies(datasets, frames, remarks)
+    order = _order([datasets[k] for k in kept], path)
+    kept = [kept[k] for k in order]
+    uids = {text_of(datasets[k], "SOPInstanceUID") for k in kept}
+    if len(uids) < len(kept):
+        remarks.add(f"{len(kept)} frames share {len(uids)} SOPInstanceUID(s): all are taken")
+    return frames[kept], [datasets[k] for k in kept]
+
+
+def _without_copies(datasets: list[Any], frames: NDArray, remarks: set[str]) -> list[int]:
+    """Leave out files with the number, time and pixels of another: the same image, stored twice.
+
+    The UID does not tell: some software gives all frames the same one.
+    """
+    kept: dict[tuple, list[int]] = {}
+    for k, dataset in enumerate(datasets):
+        key = (dataset.get("InstanceNumber"), *(str(dataset.get(clock) or "") for clock in CLOCKS))
+        twin = next((other for other in kept.get(key, []) if np.array_equal(frames[other], frames[k])), None)
+        if twin is None:
+            kept.setdefault(key, []).append(k)
+        else:
+            names = [Path(str(datasets[i].filename)).name for i in (k, twin)]
+            remarks.add(f"{names[0]} is the same image as {names[1]} and left out")
+    return sorted(k for group in kept.values() for k in group)
+
+
+def _order(datasets: list[Any], path: Path) -> list[int]:
+    """Single-frame files by time, where every file has a different one; otherwise by their number."""
+    if len(datasets) < 2:
+        return list(range(len(datasets)))
     _one_projection(datasets, path)
-    numbers = [dataset.get("InstanceNumber") for dataset in datasets]
-    counted = None not in numbers and len(set(numbers)) == len(numbers)
-    by_number = np.argsort([int(number) for number in numbers]) if counted else None
+    found = [valid_number(dataset, "InstanceNumber") for dataset in datasets]
+    numbered = [number for number in found if number is not None]
+    counted = len(set(numbered)) == len(found)
+    by_number = np.argsort(numbered) if counted else None
     for keyword in CLOCKS:
         times = file_times(datasets, keyword)
         if times is None:
             continue
         by_time = np.argsort(times, kind="stable")
         if by_number is None or (by_time == by_number).all():
-            return [datasets[k] for k in by_time]
+            return by_time.tolist()
         if keyword == "TriggerTime":  # counts from each heartbeat anew: no evidence against the numbers
             break
         place = int(np.flatnonzero(by_time != by_number)[0])
         raise ValueError(
             f"{path}: {keyword} and InstanceNumber contradict each other: frame {place + 1} by time has InstanceNumber "
-            f"{numbers[by_time[place]]}, by number it would be {numbers[by_number[place]]}. Correct the headers, or "
-            "export the series as one multi-frame file."
+            f"{numbered[by_time[place]]:g}, by number it would be {numbered[by_number[place]]:g}. Correct the headers, "
+            "or export the series as one multi-frame file."
         )
     if by_number is None:
         raise ValueError(f"{path}: the files have neither times nor InstanceNumbers that put them in an order.")
-    return [datasets[k] for k in by_number]
+    return by_number.tolist()
 
 
 def _one_projection(datasets: list[Any], path: Path) -> None:
     """Refuse a series of several runs: nothing lies between frames of two planes or two acquisitions."""
     planes = [str(kind[2]) for dataset in datasets if len(kind := dataset.get("ImageType") or []) > 2]
-    acquisitions = [str(value) for dataset in datasets if (value := dataset.get("AcquisitionNumber")) is not None]
+    acquisitions = [text for dataset in datasets if (text := text_of(dataset, "AcquisitionNumber"))]
     if len(set(acquisitions)) == len(datasets) > 2:  # a number for each file: it counts frames
         acquisitions = []
     for name, values in (("ImageType value 3", planes), ("AcquisitionNumber", acquisitions)):
@@ -240,18 +276,18 @@ def _one_projection(datasets: list[Any], path: Path) -> None:
             )
 
 
-def _pixels(datasets: list[Any], path: Path) -> NDArray:
+def _pixels(datasets: list[Any], path: Path, remarks: set[str]) -> NDArray:
     """[T, H, W] stored values of one multi-frame file or many single-frame ones."""
     first = datasets[0]
-    shape = (int(first.get("Rows", 0)), int(first.get("Columns", 0)))
+    shape = (int(first.Rows), int(first.Columns))
     if len(datasets) == 1:
-        pixels = _decoded(first, path)
+        pixels = _decoded(first, path, remarks)
         frames = pixels[None] if pixels.ndim == 2 else pixels
     else:
         frames = None
         for number, dataset in enumerate(datasets):
             name = Path(str(dataset.filename))
-            pixels = _decoded(dataset, name)
+            pixels = _decoded(dataset, name, remarks)
             if frames is None:
                 frames = np.empty((len(datasets), *shape), dtype=pixels.dtype)
             if pixels.shape != shape or pixels.dtype != frames.dtype:
@@ -268,22 +304,13 @@ def _pixels(datasets: list[Any], path: Path) -> NDArray:
     return frames
 
 
-def _decoded(dataset: Any, path: Path) -> NDArray:
-    if "PixelData" not in dataset:
-        raise ValueError(f"{path} has no pixel data.")
-    syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
-    count = int(dataset.get("NumberOfFrames") or 1)
-    if syntax is None or str(syntax) in _NATIVE:
-        need = count * int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated) // 8
-        have = len(dataset.PixelData)
-        if not need <= have <= need + 1:
-            raise ValueError(
-                f"{path}: NumberOfFrames is {count}, which makes {need} bytes of pixels, but the file has {have}: it "
-                "is truncated, or the number is wrong. Export the series again."
-            )
-    pixels = decode_pixels(path, dataset)
-    if pixels.ndim == 3 and len(pixels) != count:
+def _decoded(dataset: Any, path: Path, remarks: set[str]) -> NDArray:
+    count = frame_count(dataset)
+    pixels = decode_pixels(path, dataset, remarks)
+    if (len(pixels) if pixels.ndim == 3 else 1) != count:
         raise ValueError(f"{path}: NumberOfFrames is {count}, but the pixel data holds {len(pixels)} frames.")
+    if padding_of(dataset, pixels) is not None:
+        remarks.add("PixelPaddingValue stands in some pixels")
     del dataset.PixelData  # the decoded frames are enough
     dataset._pixel_array = None
     return pixels
@@ -299,31 +326,30 @@ def mask_items(
     """
     found: list[MaskSubtraction] = []
     note = ""
-    for item in dataset.get("MaskSubtractionSequence") or []:
-        operation = str(item.get("MaskOperation") or "")
+    for item in sequence(dataset, "MaskSubtractionSequence"):
+        operation = text_of(item, "MaskOperation")
         if operation not in ("AVG_SUB", "TID"):
             note = "" if operation == "NONE" else f"mask operation {operation!r} is not done: frames are taken raw"
             continue
-        averaged = int(item.get("ContrastFrameAveraging") or 1)
+        averaged = int(valid_number(item, "ContrastFrameAveraging") or 1)
         if averaged > 1 and strict:
             raise ValueError(
                 f"{path}: ContrastFrameAveraging is {averaged}, frames are shown averaged, so that single times are "
                 "lost. Give --subtract False to work on the raw frames."
             )
-        numbers = item.get("MaskFrameNumbers")
-        masks = [int(n) - 1 for n in np.atleast_1d(numbers if numbers is not None else [])]
+        masks = [int(n) - 1 for n in _numbers(item, "MaskFrameNumbers", [])]
         if operation == "AVG_SUB" and not (masks and all(0 <= index < count for index in masks)):
             raise ValueError(
                 f"{path}: MaskFrameNumbers {[index + 1 for index in masks]} must name some of the frames 1..{count}."
             )
-        ranges = [int(n) for n in np.atleast_1d(item.get("ApplicableFrameRange") or [1, 1 << 30])]
-        shift = [float(v) for v in np.atleast_1d(item.get("MaskSubPixelShift") or [0.0, 0.0])][:2]
+        ranges = [int(n) for n in _numbers(item, "ApplicableFrameRange", [1, 1 << 30])]
+        shift = [float(v) for v in _numbers(item, "MaskSubPixelShift", [0.0, 0.0])][:2]
         for first, last in zip(ranges[::2], ranges[1::2], strict=False):
             found.append(
                 MaskSubtraction(
                     operation=operation,
                     mask_frames=tuple(masks) if operation == "AVG_SUB" else (),
-                    tid_offset=int(item.get("TIDOffset") or 1),
+                    tid_offset=int(valid_number(item, "TIDOffset") or 1),
                     shift_px=(shift[0], shift[-1]),
                     first=first - 1,
                     last=last - 1,
@@ -332,20 +358,25 @@ def mask_items(
     return found, note
 
 
+def _numbers(header: Any, keyword: str, default: Sequence[float]) -> NDArray[np.float64]:
+    found = numbers(header, keyword)
+    return np.asarray(default, dtype=np.float64) if found is None else found
+
+
 def _bright_vessels(dataset: Any) -> bool | None:
     """Whether vessels are high stored values, as far as the header says."""
-    sign = anywhere(dataset, "PixelIntensityRelationshipSign")
+    sign = numbers({"sign": anywhere(dataset, "PixelIntensityRelationshipSign")}, "sign")
     if sign is not None:
-        return int(sign) < 0  # -1: higher values for less X-ray
+        return bool(sign[0] < 0)  # -1: higher values for less X-ray
     return dataset.get("PhotometricInterpretation") == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE"
 
 
 def _window(dataset: Any, slope: float, intercept: float) -> tuple[float, float] | None:
     """(lowest, highest) stored value of the first display window."""
-    centre, width = anywhere(dataset, "WindowCenter"), anywhere(dataset, "WindowWidth")
+    found = {name: anywhere(dataset, f"Window{name}") for name in ("Center", "Width")}
+    centre, width = valid_number(found, "Center"), valid_number(found, "Width")
     if centre is None or width is None:
         return None
-    centre, width = float(np.atleast_1d(centre)[0]), float(np.atleast_1d(width)[0])
     low, high = sorted((value - intercept) / slope for value in (centre - width / 2, centre + width / 2))
     return low, high
 
@@ -360,8 +391,7 @@ def _shutter(dataset: Any) -> dict[str, Any]:
         found: dict[str, Any] = {}
 
         def values(name: str, prefix: str = prefix) -> list[float]:
-            value = anywhere(dataset, name.format(prefix))
-            return [] if value is None else [float(v) for v in np.atleast_1d(value)]
+            return _numbers({"value": anywhere(dataset, name.format(prefix))}, "value", []).tolist()
 
         edges = ("{}LeftVerticalEdge", "{}RightVerticalEdge", "{}UpperHorizontalEdge", "{}LowerHorizontalEdge")
         rectangle = [v for name in edges for v in values(name)]
@@ -382,14 +412,23 @@ def _geometry(datasets: list[Any], count: int) -> tuple[RunGeometry, dict[str, s
     first = datasets[0]
 
     def number(keyword: str) -> float | None:
-        value = anywhere(first, keyword)
-        return None if value in (None, "") else float(value)
+        return valid_number({keyword: anywhere(first, keyword)}, keyword)
 
-    spacing = anywhere(first, "ImagerPixelSpacing") or anywhere(first, "PixelSpacing")
-    primary, secondary, styles, notes = positioner_angles(datasets, count)
+    notes = list[str]()
+    spacing = None
+    for keyword in ("ImagerPixelSpacing", "PixelSpacing"):
+        value = anywhere(first, keyword)
+        found = numbers({keyword: value}, keyword)
+        if found is not None and len(found) == 2 and (found > 0).all():
+            spacing = (float(found[0]), float(found[1]))
+            break
+        if value not in (None, ""):
+            notes.append(f"{keyword} is {value!r}, not two distances, and left out")
+    primary, secondary, styles, angle_notes = positioner_angles(datasets, count)
+    notes += angle_notes
     return (
         RunGeometry(
-            pixel_spacing_mm=(float(spacing[0]), float(spacing[1])) if spacing else None,
+            pixel_spacing_mm=spacing,
             primary_deg=primary,
             secondary_deg=secondary,
             table_mm=table_positions(datasets, count),
@@ -406,7 +445,7 @@ def _meta(dataset: Any, time_source: str, relationship: str) -> dict[str, Any]:
     meta: dict[str, Any] = {
         re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower(): str(dataset.get(name)) for name in names if name in dataset
     }
-    meta["bits_stored"] = int(dataset.get("BitsStored") or dataset.get("BitsAllocated") or 16)
+    meta["bits_stored"] = int(valid_number(dataset, "BitsStored") or valid_number(dataset, "BitsAllocated") or 16)
     meta["photometric"] = str(dataset.get("PhotometricInterpretation"))
     meta["intensity_relationship"] = relationship
     meta["time_source"] = time_source

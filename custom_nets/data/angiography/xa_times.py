@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from custom_nets.data.dicom.elements import numbers, sequence, valid_number
+
 __all__ = [
     "CLOCKS",
     "STAMPS",
@@ -33,7 +35,7 @@ _SAY = 'say the rate by --input_fps, or all times by --input_times_s "[0, 0.25, 
 
 def multiframe_times(dataset: Any, count: int, path: Path) -> tuple[NDArray[np.float64], str]:
     """Times from the first frame on (s), and the element they come from."""
-    if "PerFrameFunctionalGroupsSequence" in dataset:
+    if sequence(dataset, "PerFrameFunctionalGroupsSequence"):
         for keyword in STAMPS:
             stamps = [_datetime(anywhere(dataset, keyword, frame)) for frame in range(count)]
             if None not in stamps and len(set(stamps)) == count:
@@ -41,18 +43,17 @@ def multiframe_times(dataset: Any, count: int, path: Path) -> tuple[NDArray[np.f
                 return (stamped - stamped[0]).astype(np.float64) / 1e6, keyword
     pointer = dataset.get("FrameIncrementPointer")
     pointers = [] if pointer is None else [pointer] if isinstance(pointer, int) else list(pointer)
-    vector = dataset.get("FrameTimeVector")
-    if vector is not None and (0x00181065 in pointers or "FrameTime" not in dataset):
-        steps = np.atleast_1d(np.asarray(vector, dtype=np.float64))
+    steps = numbers(dataset, "FrameTimeVector")
+    if steps is not None and (0x00181065 in pointers or not valid_number(dataset, "FrameTime")):
         if len(steps) != count:
             raise ValueError(f"{path}: FrameTimeVector has {len(steps)} entries for {count} frames: {_SAY}.")
         total: NDArray[np.float64] = np.cumsum(steps)
         return (total - total[0]) / 1000, "FrameTimeVector"
     fixed = [("FrameTime", 1e-3, 1), ("CineRate", 1.0, -1), ("RecommendedDisplayFrameRate", 1.0, -1)]
     for keyword, unit, power in [*fixed, ("ActualFrameDuration", 1e-3, 1)]:
-        value = dataset.get(keyword)
-        if value is not None and float(value) > 0:
-            return np.arange(count, dtype=np.float64) * (unit * float(value) ** power), keyword
+        value = valid_number(dataset, keyword)
+        if value is not None and value > 0:
+            return np.arange(count, dtype=np.float64) * (unit * value**power), keyword
     raise ValueError(f"{path} has no frame times (no FrameTime, FrameTimeVector or CineRate): {_SAY}.")
 
 
@@ -97,7 +98,8 @@ def clock(dataset: Any, keyword: str) -> float | None:
     if value in (None, ""):
         return None
     if keyword == "TriggerTime":
-        return float(value) / 1000
+        milliseconds = valid_number(dataset, keyword)
+        return None if milliseconds is None else milliseconds / 1000
     if keyword == "AcquisitionDateTime":
         microseconds = _datetime(value)
         return None if microseconds is None else microseconds / 1e6
@@ -130,15 +132,14 @@ def _datetime(value: Any) -> int | None:
 
 def frame_groups(dataset: Any, frame: int) -> list[Any]:
     """Functional groups of a frame in an enhanced object, its own first, then the shared ones; flat items."""
-    own = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    own = sequence(dataset, "PerFrameFunctionalGroupsSequence")
     found = []
-    for group in [*(own[frame : frame + 1]), *(dataset.get("SharedFunctionalGroupsSequence") or [])]:
-        found += [element.value[0] for element in group if element.VR == "SQ" and len(element.value) > 0]
+    for group in [*own[frame : frame + 1], *sequence(dataset, "SharedFunctionalGroupsSequence")]:
+        found += [element.value[0] for element in group if element.VR == "SQ" and element.value]
     return found
 
 
 def anywhere(dataset: Any, keyword: str, frame: int = 0) -> Any:
-    """An element of the header, or of the functional groups of a frame."""
-    if keyword in dataset:
-        return dataset.get(keyword)
-    return next((item.get(keyword) for item in frame_groups(dataset, frame) if keyword in item), None)
+    """An element of the header, or of the functional groups of a frame; None where it is nowhere, or empty."""
+    found = (holder.get(keyword) for holder in (dataset, *frame_groups(dataset, frame)))
+    return next((value for value in found if value not in (None, "")), None)

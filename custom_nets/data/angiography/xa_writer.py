@@ -18,7 +18,15 @@ from custom_nets.data.angiography.run import AngiographyRun, RunGeometry
 from custom_nets.data.angiography.xa_frames import set_angles, set_frame_groups, set_table, set_times
 from custom_nets.data.angiography.xa_marks import mark_synthetic_frames, remove_marks
 from custom_nets.data.angiography.xa_reader import ENHANCED_CLASSES, XA_CLASSES, mask_items
-from custom_nets.data.dicom.derived import DerivedSeries, copied_dataset, decimal, mark_derived, save_dataset
+from custom_nets.data.dicom.derived import (
+    DerivedSeries,
+    copied_dataset,
+    decimal,
+    derived_number,
+    mark_derived,
+    save_dataset,
+)
+from custom_nets.data.dicom.elements import numbers, sequence, text_of, valid_number
 
 __all__ = ["derived_dataset", "frame_ranges", "new_xa_dataset", "save_dataset"]
 
@@ -192,8 +200,8 @@ def _describe(dataset: Any, run: AngiographyRun, made_by: str, description: str)
         made_by=made_by,
         derivation=f"{text}The other frames are as measured.",
         contribution="Frames were made between measured ones",
-        number=None if source is None else int(source.get("SeriesNumber") or 0) + 1000,
-        description=DerivedSeries.described(dataset.get("SeriesDescription"), made_by),
+        number=None if source is None else derived_number(source, 1000),
+        description=DerivedSeries.described(text_of(dataset, "SeriesDescription"), made_by),
     )
     mark_derived(dataset, series, image_type, run.origin.sources)
     if enhanced:
@@ -203,26 +211,26 @@ def _describe(dataset: Any, run: AngiographyRun, made_by: str, description: str)
 
 def _renumber(dataset: Any, run: AngiographyRun) -> None:
     """Elements that name frames get the new numbers; those of frames that are gone go."""
-    count = max(int(dataset.get("NumberOfFrames") or 1), int(run.source_index.max()) + 1)
+    count = max(int(valid_number(dataset, "NumberOfFrames") or 1), int(run.source_index.max()) + 1)
     new_index = np.full(count, -1)
     kept = run.source_index >= 0
     new_index[run.source_index[kept]] = np.flatnonzero(kept)
     for keyword in ("RepresentativeFrameNumber", "StartTrim", "StopTrim"):
         if keyword in dataset:
-            number = int(dataset.get(keyword) or 0)
+            number = int(valid_number(dataset, keyword) or 0)
             if 1 <= number <= count and new_index[number - 1] >= 0:
                 setattr(dataset, keyword, int(new_index[number - 1]) + 1)
             else:
                 del dataset[keyword]
-    numbers = [int(n) for n in np.atleast_1d(dataset.get("FrameNumbersOfInterest") or [])]
-    if numbers and all(1 <= n <= count and new_index[n - 1] >= 0 for n in numbers):
-        dataset.FrameNumbersOfInterest = [int(new_index[n - 1]) + 1 for n in numbers]
+    named = _whole_numbers(dataset, "FrameNumbersOfInterest")
+    if named and all(1 <= n <= count and new_index[n - 1] >= 0 for n in named):
+        dataset.FrameNumbersOfInterest = [int(new_index[n - 1]) + 1 for n in named]
     else:
         for keyword in ("FrameNumbersOfInterest", "FrameOfInterestDescription", "FrameOfInterestType"):
             if keyword in dataset:
                 del dataset[keyword]
     _renumber_overlays(dataset, new_index)
-    pointed = [int(n) for n in np.atleast_1d(dataset.get("RWavePointer") or [])]
+    pointed = _whole_numbers(dataset, "RWavePointer")
     if left := [int(new_index[n - 1]) + 1 for n in pointed if 1 <= n <= count and new_index[n - 1] >= 0]:
         dataset.RWavePointer = left
     elif "RWavePointer" in dataset:
@@ -243,12 +251,23 @@ def _renumber(dataset: Any, run: AngiographyRun) -> None:
                 dataset.RecommendedViewingMode = "NAT"
 
 
+def _whole_numbers(dataset: Any, keyword: str) -> list[int]:
+    found = numbers(dataset, keyword)
+    return [] if found is None else [int(n) for n in found]
+
+
+def _number_at(dataset: Any, tag: tuple[int, int]) -> int | None:
+    value = dataset[tag].value if tag in dataset else None
+    found = valid_number({"value": value}, "value")
+    return None if found is None else int(found)
+
+
 def _renumber_overlays(dataset: Any, new_index: NDArray) -> None:
     """The overlay of one frame follows it, or goes with it; overlays of several frames fit the old frames only."""
     for group in range(0x6000, 0x6020, 2):
         origin = (group, 0x0051)  # ImageFrameOrigin
-        several = (group, 0x0015) in dataset and int(dataset[group, 0x0015].value or 1) > 1
-        number = int(dataset[origin].value or 0) if origin in dataset else 0
+        several = (_number_at(dataset, (group, 0x0015)) or 1) > 1
+        number = _number_at(dataset, origin) or 0
         new = int(new_index[number - 1]) + 1 if 1 <= number <= len(new_index) else 0
         if several or (number and not new):
             for element in list(dataset.group_dataset(group)):
@@ -263,7 +282,7 @@ def _renumbered_masks(dataset: Any, run: AngiographyRun, count: int, new_index: 
     if run.origin.meta.get("subtraction_dropped"):
         return []
     kept = []
-    for item in dataset.MaskSubtractionSequence:
+    for item in sequence(dataset, "MaskSubtractionSequence"):
         alone = Dataset()
         alone.MaskSubtractionSequence = [item]
         ranges, note = mask_items(alone, count, run.origin.path, strict=False)

@@ -13,7 +13,19 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-__all__ = ["DerivedSeries", "code_item", "copied_dataset", "decimal", "mark_derived", "save_dataset"]
+from custom_nets.data.dicom.elements import drop_unreadable, sequence, valid_number
+
+__all__ = [
+    "DerivedSeries",
+    "code_item",
+    "copied_dataset",
+    "decimal",
+    "derived_number",
+    "mark_derived",
+    "save_dataset",
+]
+
+_LARGEST_IS = 2**31 - 1
 
 _LOSSY = (
     "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91",
@@ -71,8 +83,7 @@ def copied_dataset(source: Any) -> Any:
     from pydicom.dataset import FileMetaDataset
 
     dataset = copy.deepcopy(source)
-    for _ in dataset.iterall():
-        pass
+    drop_unreadable(dataset)  # decodes all of it
     if hasattr(dataset, "original_character_set"):  # pydicom 3 guards against just that
         dataset.set_original_encoding(False, True, dataset.original_character_set)
     for keyword in _GONE:
@@ -82,6 +93,12 @@ def copied_dataset(source: Any) -> Any:
         dataset.LossyImageCompression = "01"  # the loss stays, whatever the pixels are stored as now
     dataset.file_meta = FileMetaDataset()
     return dataset
+
+
+def derived_number(header: Any, step: int) -> int:
+    """SeriesNumber of a series derived from another: ``step`` further on, within what an IS may hold."""
+    number = valid_number(header, "SeriesNumber") or 0
+    return int(number) + step if 0 <= number <= _LARGEST_IS - step else step
 
 
 def mark_derived(
@@ -121,7 +138,7 @@ def mark_derived(
     equipment.SoftwareVersions = custom_nets.__version__
     equipment.ContributionDateTime = now.strftime("%Y%m%d%H%M%S")
     equipment.ContributionDescription = f"{series.contribution}; for research only"
-    dataset.ContributingEquipmentSequence = [*(dataset.get("ContributingEquipmentSequence") or []), equipment]
+    dataset.ContributingEquipmentSequence = [*sequence(dataset, "ContributingEquipmentSequence"), equipment]
 
 
 def _timezone(dataset: Any) -> Any:

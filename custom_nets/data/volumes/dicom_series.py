@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from custom_nets.data.dicom.files import DICOMDIR_CLASS, decode_pixels, dicom_files
+from custom_nets.data.dicom.elements import image_size, numbers, read_header, sequence, text_of, valid_number
+from custom_nets.data.dicom.files import DICOMDIR_CLASS, dicom_files
+from custom_nets.data.dicom.pixels import apply_table, check_grey, decode_pixels, padding_of
 
 __all__ = ["DicomVolume", "load_series", "series_headers"]
 
@@ -28,8 +30,11 @@ _HEADER_TAGS = [
     "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "SeriesInstanceUID", "SeriesDescription", "SeriesNumber",
     "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient",
     "PixelSpacing", "SliceThickness", "RescaleSlope", "RescaleIntercept", "BitsStored", "PixelRepresentation",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "PhotometricInterpretation",
 ]  # fmt: skip
+
+
+_Header = tuple[Path, Any, dict[str, str]]  # a file, its header, and what of it could not be read
 
 
 @dataclass(frozen=True)
@@ -37,16 +42,19 @@ class DicomVolume:
     """A series as one volume.
 
     Attributes:
-        array: [x, y, z] float32, rescale slope and intercept applied (x along a row, y down the rows, z over slices).
+        array: [x, y, z] float32, rescale slope and intercept (or the modality table) applied (x along a row, y down the
+            rows, z over slices).
         affine: (4, 4) voxel index -> mm, RAS.
         meta: plain values: ``series_uid``, ``series_description``, ``original_dtype``; where the headers have it
             ``slice_thickness_mm`` and ``slice_gap_mm`` (distance of slices minus thickness); ``geometry_note`` if
-            something about the positions is unusual.
+            something about the positions is unusual, ``notes`` if something else is.
+        padding: [x, y, z], True where the headers say that nothing was measured; None: nowhere.
     """
 
     array: NDArray[np.float32]
     affine: NDArray[np.float64]
     meta: dict[str, Any]
+    padding: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,7 @@ class _Slice:
     slope: float
     intercept: float
     thickness: float | None
+    modality: str
 
 
 def load_series(path: str | Path, series_uid: str | None = None, allow_irregular: bool = False) -> DicomVolume:
@@ -82,32 +91,24 @@ def load_series(path: str | Path, series_uid: str | None = None, allow_irregular
             orientations differ, positions missing, repeated or irregular), colour, pixel data that cannot be decoded.
     """
     path = Path(path)
-    folder = path if path.is_dir() else path.parent
-    datasets = _choose_series(_read_headers(folder), path, series_uid)
-    name = f"DICOM series {folder}"
-    slices = [piece for file, header in datasets for piece in _slices_of(file, header)]
-    slices = list({(piece.uid, piece.frame): piece for piece in slices}.values())  # the same image stored twice
-    if len(slices) < 2:
-        raise ValueError(f"{name} has a single slice: a volume is needed (at least 2 slices).")
-    _check_alike(slices, name)
-
+    name = f"DICOM series {path if path.is_dir() else path.parent}"
+    slices, datasets, notes = _find_slices(path, series_uid)
     normal = np.cross(*slices[0].axes)
-    slices.sort(key=lambda piece: float(piece.position @ normal))
     positions = np.stack([piece.position for piece in slices])
     step, note = _slice_step(positions, normal, [piece.path.name for piece in slices], name, allow_irregular)
-    if note:
-        logger.warning("%s: %s", name, note)
+    array, dtype, padding = _read_pixels(slices, notes)
+    for text in filter(None, (note, "; ".join(sorted(notes)))):
+        logger.warning("%s: %s", name, text)
 
     lps = np.eye(4)
     lps[:3, :2] = (slices[0].axes * slices[0].spacing[:, None]).T
     lps[:3, 2] = step
     lps[:3, 3] = positions[0]
-    array, dtype = _read_pixels(slices)
 
     header = datasets[0][1]
     meta: dict[str, Any] = {
-        "series_uid": str(header.get("SeriesInstanceUID", "")),
-        "series_description": str(header.get("SeriesDescription", "")),
+        "series_uid": text_of(header, "SeriesInstanceUID"),
+        "series_description": text_of(header, "SeriesDescription"),
         "original_dtype": dtype,
     }
     if slices[0].thickness:
@@ -115,40 +116,89 @@ def load_series(path: str | Path, series_uid: str | None = None, allow_irregular
         meta["slice_gap_mm"] = round(float(step @ normal) - slices[0].thickness, 6)
     if note:
         meta["geometry_note"] = note
-    return DicomVolume(array, _LPS_TO_RAS @ lps, meta)
+    if notes:
+        meta["notes"] = "; ".join(sorted(notes))
+    return DicomVolume(array, _LPS_TO_RAS @ lps, meta, padding)
 
 
 def series_headers(path: str | Path, series_uid: str | None = None) -> list[tuple[Path, Any]]:
     """Files of one series and their whole headers without pixels, each image once, as :func:`load_series` takes them.
 
+    Elements that cannot be read are left out.
+
     Raises:
         ValueError: no DICOM image or several series in the folder.
     """
-    import pydicom
-
-    path = Path(path)
-    files = _choose_series(_read_headers(path if path.is_dir() else path.parent), path, series_uid)
-    once = {str(header.get("SOPInstanceUID", file.name)): file for file, header in files}
-    return [(file, pydicom.dcmread(file, stop_before_pixels=True, force=True)) for file in once.values()]
+    slices, _, _ = _find_slices(Path(path), series_uid)
+    return [(file, read_header(file)[0]) for file in dict.fromkeys(piece.path for piece in slices)]
 
 
-def _read_headers(folder: Path) -> list[tuple[Path, Any]]:
+def _find_slices(path: Path, series_uid: str | None) -> tuple[list[_Slice], list[_Header], set[str]]:
+    """The slices of a series in the order of their places, each once; the files' headers; what is unusual."""
+    folder = path if path.is_dir() else path.parent
+    name, notes = f"DICOM series {folder}", set[str]()
+    datasets = _choose_series(_read_headers(folder), path, series_uid)
+    slices = [piece for file, header, unread in datasets for piece in _slices_of(file, header, unread)]
+    unread_keywords = {keyword: text for _, _, unread in datasets for keyword, text in unread.items()}
+    notes.update(f"{keyword} is {text!r} and left out" for keyword, text in unread_keywords.items())
+    _check_alike(slices, name)
+    normal = np.cross(*slices[0].axes)
+    slices.sort(key=lambda piece: float(piece.position @ normal))
+    slices = _without_copies(slices, normal, notes)
+    if len(slices) < 2:
+        raise ValueError(f"{name} has a single slice: a volume is needed (at least 2 slices).")
+    shared = len(slices) - len({(piece.uid, piece.frame) for piece in slices})
+    if shared:
+        notes.add(f"{shared + 1} slices at different places share SOPInstanceUIDs: all are taken")
+    for modality in {piece.modality for piece in slices} - {"MR"}:
+        notes.add(f"Modality is {modality or 'missing'}, not MR")
+    return slices, datasets, notes
+
+
+def _without_copies(slices: list[_Slice], normal: NDArray[np.float64], notes: set[str]) -> list[_Slice]:
+    """Leave out images that lie at the place of another and have its pixels: the same one, stored twice.
+
+    The UID does not tell: some software gives all slices the same one, other a new one to each copy.
+    """
+    kept: list[_Slice] = []
+    for piece in slices:
+        near = [other for other in kept if abs((other.position - piece.position) @ normal) < _SAME_POSITION_MM]
+        twin = next((other for other in near if _same_pixels(other, piece)), None)
+        if twin is None:
+            kept.append(piece)
+        else:
+            notes.add(f"{piece.path.name} is the same image as {twin.path.name} and left out")
+    return kept
+
+
+def _same_pixels(one: _Slice, other: _Slice) -> bool:
+    if (one.slope, one.intercept) != (other.slope, other.intercept):
+        return False
+    a, b = (decode_pixels(piece.path) for piece in (one, other))
+    a, b = (pixels[piece.frame] if pixels.ndim == 3 else pixels for pixels, piece in ((a, one), (b, other)))
+    return np.array_equal(a, b)
+
+
+def _read_headers(folder: Path) -> list[_Header]:
     """Headers of all images in the folder, without pixels; other DICOM objects (reports, DICOMDIR) are left out."""
-    import pydicom
-
-    headers, others = [], []
+    headers: list[_Header] = []
+    others: list[tuple[Path, Any]] = []
     for path in dicom_files(folder):
-        try:
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_HEADER_TAGS), force=True)
-            if header.get("SOPClassUID") != DICOMDIR_CLASS and "Rows" in header and "Columns" in header:
-                headers.append((path, header))
-            else:
-                others.append((path, header))
-        except Exception as error:  # pydicom raises many kinds for damaged files; a slice must not just vanish
-            raise ValueError(f"{path} is a damaged DICOM file: {error}") from error
+        header, removed = read_header(path, _HEADER_TAGS)
+        kind = header.get("SOPClassUID")
+        if kind == DICOMDIR_CLASS:
+            others.append((path, header))
+        elif image_size(header) is not None:
+            headers.append((path, header, removed))
+        elif {"Rows", "Columns"} & {*removed, *header.dir()} or "Image Storage" in getattr(kind, "name", ""):
+            raise ValueError(
+                f"{path} has no valid Rows and Columns: a slice would be missing. Export the series again."
+            )
+        else:
+            others.append((path, header))
     if not headers:
         raise ValueError(f"{folder} holds no DICOM image.")
-    _check_none_is_cut(folder, headers, others)
+    _check_none_is_cut(folder, [(file, header) for file, header, _ in headers], others)
     return headers
 
 
@@ -180,16 +230,16 @@ def _classes(header: Any) -> set[str]:
     return said - {""} or {""}
 
 
-def _choose_series(headers: list[tuple[Path, Any]], path: Path, series_uid: str | None) -> list[tuple[Path, Any]]:
-    series: dict[str, list[tuple[Path, Any]]] = {}
-    for file, header in headers:
-        series.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((file, header))
+def _choose_series(headers: list[_Header], path: Path, series_uid: str | None) -> list[_Header]:
+    series: dict[str, list[_Header]] = {}
+    for file, header, unread in headers:
+        series.setdefault(text_of(header, "SeriesInstanceUID"), []).append((file, header, unread))
     found = "; ".join(
-        f"{uid or '(no uid)'} ('{files[0][1].get('SeriesDescription', '')}', {len(files)} files)"
+        f"{uid or '(no uid)'} ('{text_of(files[0][1], 'SeriesDescription')}', {len(files)} files)"
         for uid, files in series.items()
     )
     if series_uid is None and path.is_file():
-        mine = [uid for uid, files in series.items() if any(file == path for file, _ in files)]
+        mine = [uid for uid, files in series.items() if any(file == path for file, _, _ in files)]
         if not mine:
             raise ValueError(f"{path} is a DICOM file without an image.")
         series_uid = mine[0]
@@ -202,60 +252,72 @@ def _choose_series(headers: list[tuple[Path, Any]], path: Path, series_uid: str 
     return next(iter(series.values()))
 
 
-def _slices_of(path: Path, header: Any) -> Iterator[_Slice]:
+def _slices_of(path: Path, header: Any, unread: dict[str, str]) -> Iterator[_Slice]:
     """The slice of a classic file, or all of a multi-frame file."""
-    if int(header.get("SamplesPerPixel", 1)) != 1:
-        raise ValueError(f"{path} is a colour image; one grey value per voxel is needed.")
+    check_grey(header, path)
     if "MOSAIC" in (header.get("ImageType") or []):
         raise ValueError(f"{path} is a Siemens mosaic (all slices in one picture): convert it with dcm2niix first.")
-    if "PerFrameFunctionalGroupsSequence" in header:
-        shared = (header.get("SharedFunctionalGroupsSequence") or [{}])[0]
-        for number, own in enumerate(header.PerFrameFunctionalGroupsSequence):
+    groups_of_frames = sequence(header, "PerFrameFunctionalGroupsSequence")
+    count = int(valid_number(header, "NumberOfFrames") or 1)
+    if groups_of_frames:
+        if len(groups_of_frames) != max(count, 1):
+            raise ValueError(
+                f"{path}: NumberOfFrames is {count}, but the header describes {len(groups_of_frames)} frames: it "
+                "contradicts itself. Export the series again."
+            )
+        shared = next(iter(sequence(header, "SharedFunctionalGroupsSequence")), {})
+        for number, own in enumerate(groups_of_frames):
             groups: dict[str, Any] = {}
-            for sequence in (
+            for name in (
                 "PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence",
                 "PixelValueTransformationSequence",
             ):  # fmt: skip
-                group = own.get(sequence) or shared.get(sequence)
-                if group:
+                if group := sequence(own, name) or sequence(shared, name):
                     groups.update({element.keyword: element.value for element in group[0]})
-            yield _slice(path, number, header, groups)
-    elif int(header.get("NumberOfFrames") or 1) > 1:
+            yield _slice(path, number, header, groups, unread)
+    elif count > 1:
         raise ValueError(f"{path} is a multi-frame file without a position per frame, so no volume can be made of it.")
     else:
-        yield _slice(path, 0, header, header)
+        yield _slice(path, 0, header, header, unread)
 
 
-def _slice(path: Path, frame: int, header: Any, geometry: Any) -> _Slice:
-    def numbers(keyword: str, count: int) -> NDArray[np.float64]:
-        value = geometry.get(keyword)
-        try:
-            array = np.array([float(v) for v in value])
-        except (TypeError, ValueError):
-            array = np.empty(0)
-        if array.shape != (count,) or not np.isfinite(array).all():
+def _slice(path: Path, frame: int, header: Any, geometry: Any, unread: dict[str, str]) -> _Slice:
+    def needed(keyword: str, count: int) -> NDArray[np.float64]:
+        found = numbers(geometry, keyword, count)
+        if found is None:
+            value = unread.get(keyword, geometry.get(keyword))
             raise ValueError(f"{path} has no valid {keyword} ({value!r}), so its place in the world is unknown.")
-        return array
+        return found
 
-    axes = numbers("ImageOrientationPatient", 6).reshape(2, 3)
+    def scaling(keyword: str, default: float) -> float:
+        value = valid_number(geometry, keyword)
+        if value is None and keyword in unread:
+            raise ValueError(f"{path}: {keyword} is {unread[keyword]!r}, so that its values are unknown.")
+        return default if value is None else value
+
+    axes = needed("ImageOrientationPatient", 6).reshape(2, 3)
     if np.abs(axes @ axes.T - np.eye(2)).max() > 1e-2:
         raise ValueError(f"{path}: ImageOrientationPatient is not two perpendicular unit vectors: {axes.tolist()}.")
-    spacing = numbers("PixelSpacing", 2)[::-1]  # stored as row distance \ column distance
+    spacing = needed("PixelSpacing", 2)[::-1]  # stored as row distance \ column distance
     if (spacing <= 0).any():
         raise ValueError(f"{path}: PixelSpacing must be above zero, got {spacing[::-1].tolist()}.")
-    slope, intercept, thickness = (geometry.get(k) for k in ("RescaleSlope", "RescaleIntercept", "SliceThickness"))
+    thickness = valid_number(geometry, "SliceThickness")
+    slope = scaling("RescaleSlope", 1.0)
+    if slope == 0:
+        raise ValueError(f"{path}: RescaleSlope is 0, so that its values are unknown.")
     u, _, vt = np.linalg.svd(axes, full_matrices=False)  # u @ vt: the nearest exactly perpendicular unit vectors
     return _Slice(
         path,
         frame,
-        str(header.get("SOPInstanceUID", path.name)),
-        numbers("ImagePositionPatient", 3),
+        text_of(header, "SOPInstanceUID") or path.name,
+        needed("ImagePositionPatient", 3),
         u @ vt,
         spacing,
         (int(header.Columns), int(header.Rows)),
-        1.0 if slope is None else float(slope),
-        0.0 if intercept is None else float(intercept),
-        float(thickness) if thickness else None,
+        slope,
+        scaling("RescaleIntercept", 0.0),
+        thickness if thickness and thickness > 0 else None,
+        text_of(header, "Modality"),
     )
 
 
@@ -321,16 +383,26 @@ def _slice_step(
     return step, "; ".join(notes)
 
 
-def _read_pixels(slices: list[_Slice]) -> tuple[NDArray[np.float32], str]:
-    """[x, y, z] float32 with slope and intercept of each slice applied, and the stored data type."""
+def _read_pixels(slices: list[_Slice], notes: set[str]) -> tuple[NDArray[np.float32], str, NDArray[np.bool_] | None]:
+    """[x, y, z] float32 with slope and intercept of each slice (or its table), the stored data type, padding."""
     columns, rows = slices[0].size
     volume = np.empty((len(slices), rows, columns), dtype=np.float32)
-    opened, pixels = None, np.empty(0)
+    padding = np.zeros(volume.shape, dtype=bool)
+    opened, pixels, header = None, np.empty(0), None
     for k, piece in enumerate(slices):
         if piece.path != opened:
-            opened, pixels = piece.path, decode_pixels(piece.path)
+            header, _ = read_header(piece.path, pixels=True)
+            opened, pixels = piece.path, decode_pixels(piece.path, header, notes)
         image = pixels[piece.frame] if pixels.ndim == 3 else pixels
         if image.shape != (rows, columns):
             raise ValueError(f"{piece.path}: pixel data is {image.shape}, the header says {(rows, columns)}.")
-        volume[k] = image.astype(np.float64) * piece.slope + piece.intercept
-    return np.ascontiguousarray(volume.transpose(2, 1, 0)), str(pixels.dtype)
+        values = apply_table(header, image, piece.path)
+        if values is not None:
+            notes.add("values are those of the table in ModalityLUTSequence")
+        volume[k] = image.astype(np.float64) * piece.slope + piece.intercept if values is None else values
+        if (found := padding_of(header, image)) is not None:
+            padding[k] = found[0]
+        if text_of(header, "PhotometricInterpretation") == "MONOCHROME1":
+            notes.add("MONOCHROME1: low values are shown bright; values are taken as stored")
+    volume, padding = (np.ascontiguousarray(a.transpose(2, 1, 0)) for a in (volume, padding))
+    return volume, str(pixels.dtype), padding if padding.any() else None

@@ -15,7 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from custom_nets.data.dicom.derived import DerivedSeries, copied_dataset, decimal, mark_derived, save_dataset
+from custom_nets.data.dicom.derived import (
+    DerivedSeries,
+    copied_dataset,
+    decimal,
+    derived_number,
+    mark_derived,
+    save_dataset,
+)
+from custom_nets.data.dicom.elements import text_of, valid_number
 from custom_nets.data.volumes.dicom_series import series_headers
 from custom_nets.data.volumes.nifti import largest_distance
 from custom_nets.geometry import Grid
@@ -67,6 +75,7 @@ def write_mr_series(
     *,
     made_by: str = "custom_nets",
     content: str = "",
+    padding: NDArray[np.bool_] | None = None,
 ) -> Path:
     """Write a volume as ``folder/IM_0001.dcm``, ...: the whole folder at once, or nothing.
 
@@ -83,6 +92,7 @@ def write_mr_series(
         source: ``meta`` of the volume that the result was computed from (its path and ``series_uid``).
         made_by: name (and version) of the method.
         content: what the values are where they are not the scan's signal, such as "standard deviation".
+        padding: [x, y, z], where nothing was measured: these voxels get a PixelPaddingValue.
 
     Raises:
         ValueError: see :func:`check_mr_series`; values that are not finite.
@@ -94,7 +104,7 @@ def write_mr_series(
         raise ValueError(f"{folder}: the result has values that are not finite, which DICOM pixels cannot be.")
     if folder.exists() and not is_mr_result(folder):
         raise OSError(f"{folder} is there already and was not written by this program: choose another output folder.")
-    pixels = _Pixels.of(array)
+    pixels = _Pixels.of(array, padding)
     window = _window([] if content else headers.headers, array)
     series = _series(headers.headers[0], slices, made_by, content)
     rest = ["OTHER"] if content else list(headers.headers[0].get("ImageType") or [])[2:] or ["OTHER"]
@@ -107,7 +117,7 @@ def write_mr_series(
                 mark_derived(dataset, series, ["DERIVED", "SECONDARY", *rest], [headers.uids[i] for i in around])
                 dataset.InstanceNumber = number
                 slices.write(dataset, k, headers)
-                pixels.write(dataset, array[:, :, k])
+                pixels.write(dataset, array[:, :, k], None if padding is None else padding[:, :, k])
                 for keyword, value in window.items():
                     setattr(dataset, keyword, value)
                 save_dataset(dataset, part / f"IM_{number:04d}.dcm")
@@ -146,19 +156,19 @@ class _Source:
             raise ValueError(f"{path} is not a DICOM series, so no DICOM series can be derived from it: {_INSTEAD}")
         headers = []
         for file, header in series_headers(str(path), str(uid)):
-            kind = str(header.get("SOPClassUID", ""))
+            kind = text_of(header, "SOPClassUID")
             if kind != _MR_IMAGE:
                 what = "an enhanced (multi-frame) MR image" if kind in _ENHANCED else "no MR image"
                 raise ValueError(f"{file} is {what}; DICOM is written for series of classic MR images: {_INSTEAD}")
             headers.append(header)
         normal = np.cross(*_orientation(headers[0]))
         headers.sort(key=lambda header: float(_position(header) @ normal))
-        uids = [(str(header.SOPClassUID), str(header.SOPInstanceUID)) for header in headers]
+        uids = [(str(header.SOPClassUID), text_of(header, "SOPInstanceUID")) for header in headers]
         return cls(headers, uids, normal, np.array([_position(header) @ normal for header in headers]))
 
     @property
     def numbered_along_normal(self) -> bool:
-        first, last = (int(self.headers[i].get("InstanceNumber") or 0) for i in (0, -1))
+        first, last = (valid_number(self.headers[i], "InstanceNumber") or 0 for i in (0, -1))
         return first <= last
 
     @property
@@ -263,16 +273,21 @@ class _Pixels:
     signed: bool
 
     @classmethod
-    def of(cls, array: NDArray[np.floating]) -> _Pixels:
+    def of(cls, array: NDArray[np.floating], padding: NDArray[np.bool_] | None = None) -> _Pixels:
+        if padding is not None and padding.any() and not padding.all():
+            array = array[~padding]  # the lowest stored value is for the rest
         low, high = float(array.min()), float(array.max())
-        signed = low < 0
-        slope = max(high / 32767, -low / 32768) if signed else high / 65535
+        signed = low < 0 or padding is not None
+        slope = max(high / 32767, -low / 32767) if signed else high / 65535
         intercept = 0.0
         if (high - low) < 32767 * slope * (1 - 1e-6):
-            signed, intercept, slope = False, float(decimal(low)), (high - low) / 65535
+            # the whole range of 16 bits, but for the value that padding has
+            first = -32767 if padding is not None else 0
+            signed, slope = padding is not None, (high - low) / (65534 if padding is not None else 65535)
+            intercept = float(decimal(low - first * slope))
         return cls(float(decimal(slope)) or 1.0, intercept, signed)
 
-    def write(self, dataset: Any, image: NDArray[np.floating]) -> None:
+    def write(self, dataset: Any, image: NDArray[np.floating], padding: NDArray[np.bool_] | None = None) -> None:
         """Pixels of a slice [x, y]: rows are y."""
         limits = np.iinfo("i2" if self.signed else "u2")
         stored = np.rint((image.T.astype(np.float64) - self.intercept) / self.slope).clip(limits.min, limits.max)
@@ -280,6 +295,9 @@ class _Pixels:
         dataset.SamplesPerPixel = 1
         dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
         dataset.PixelRepresentation = int(self.signed)
+        if padding is not None:
+            stored = np.where(padding.T, limits.min, stored.clip(limits.min + 1))
+            dataset.add_new(0x00280120, "SS", limits.min)
         dataset.RescaleSlope, dataset.RescaleIntercept = decimal(self.slope), decimal(self.intercept)
         dataset.RescaleType = dataset.get("RescaleType") or "US"
         dataset.PixelData = stored.astype("<i2" if self.signed else "<u2").tobytes()
@@ -290,9 +308,9 @@ def _window(headers: list[Any], array: NDArray[np.floating]) -> dict[str, Any]:
     """The usual window of the source's slices (values have the same units), or one from the data."""
     pairs = []
     for header in headers:
-        center, width = (np.atleast_1d(header.get(f"Window{what}") or 0)[0] for what in ("Center", "Width"))
-        if float(width) >= 1:
-            pairs.append((float(center), float(width)))
+        center, width = (valid_number(header, f"Window{what}") for what in ("Center", "Width"))
+        if center is not None and width is not None and width >= 1:
+            pairs.append((center, width))
     if pairs:
         center, width = np.median(pairs, axis=0)
         function = headers[0].get("VOILUTFunction")
@@ -309,9 +327,10 @@ def _series(header: Any, slices: _Slices, made_by: str, content: str) -> Derived
     what = content.capitalize() if content else "Values"
     return DerivedSeries(
         made_by=made_by,
-        derivation=f"{what} on a grid of {spacing} mm, computed by {made_by} from series {header.SeriesInstanceUID}. "
+        derivation=f"{what} on a grid of {spacing} mm, computed by {made_by} from series "
+        f"{text_of(header, 'SeriesInstanceUID')}. "
         "Detail between the measured voxels is estimated, not measured.",
         contribution=f"{content.capitalize() or 'Detail'} estimated on another grid",
-        number=int(header.get("SeriesNumber") or 0) + (1001 if content else 1000),
-        description=DerivedSeries.described(header.get("SeriesDescription"), made_by, content),
+        number=derived_number(header, 1001 if content else 1000),
+        description=DerivedSeries.described(text_of(header, "SeriesDescription"), made_by, content),
     )

@@ -62,6 +62,9 @@ def read_nifti(
             "as the fourth axis, is needed."
         )
     affine, meta = _geometry(path, image, array.shape)
+    if note := image.extra.get("note"):
+        logger.warning("%s: %s", path, note)
+        meta["notes"] = note
     meta["original_dtype"] = str(np.dtype(dtype).newbyteorder("="))
     return array, affine, meta
 

@@ -128,7 +128,7 @@ def test_rounded_positions_give_a_rigid_grid(tmp_path, write_dicom_series, caplo
 
 def test_two_images_per_position(tmp_path, write_dicom_series):
     write_dicom_series(tmp_path, stored(), AXIAL, series_uid="1.2.3")
-    write_dicom_series(tmp_path, stored(), AXIAL, series_uid="1.2.3", prefix="echo2_")
+    write_dicom_series(tmp_path, stored() + 1, AXIAL, series_uid="1.2.3", prefix="echo2_")
     with pytest.raises(ValueError, match="12 images lie at 6 positions .*multi-echo"):
         load_series(tmp_path)
 
@@ -175,7 +175,7 @@ def test_single_slice_and_no_image(tmp_path, write_dicom_series):
     with pytest.raises(ValueError, match="single slice"):
         load_series(tmp_path / "one")
     write_dicom_series(tmp_path / "none", stored(), AXIAL, Rows=None)
-    with pytest.raises(ValueError, match="holds no DICOM image"):
+    with pytest.raises(ValueError, match="no valid Rows and Columns"):
         load_series(tmp_path / "none")
 
 

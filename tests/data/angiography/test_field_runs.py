@@ -1,0 +1,171 @@
+"""Angiography runs from the field: unusual but real files give the right frames, or a message that names the file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import generate_uid
+
+from custom_nets.data.angiography import find_runs, make_run, read_angiography, write_run
+from custom_nets.data.angiography.writer import check_format
+from tests.tools.field_files import frames, put_text, xa_file
+
+tifffile = pytest.importorskip("tifffile")
+FRAMES = frames()
+
+
+def single_files(folder: Path, uid_of=lambda k: generate_uid(), name: str = "f", **tags) -> str:
+    series = generate_uid()
+    for k, frame in enumerate(FRAMES):
+        own = {"SOPInstanceUID": uid_of(k), "InstanceNumber": k + 1, "ContentTime": f"10101{k // 4}.{25 * (k % 4):02d}"}
+        xa_file(folder / f"{name}{k}.dcm", frame, SeriesInstanceUID=series, **own, **tags)
+    return series
+
+
+@pytest.mark.parametrize("which", ["two", "all"])
+def test_frames_are_told_apart_by_time_and_pixels_not_by_uids(tmp_path: Path, which: str) -> None:
+    uid = generate_uid()
+    single_files(tmp_path, lambda k: uid if which == "all" or k in (2, 3) else generate_uid())
+    run = read_angiography(tmp_path)
+    np.testing.assert_array_equal(run.frames, FRAMES)
+    np.testing.assert_allclose(np.diff(run.times_s), 0.25)
+    assert any("share" in note for note in run.origin.notes)
+
+
+def test_a_frame_stored_twice_counts_once_under_whatever_uid(tmp_path: Path) -> None:
+    single_files(tmp_path)
+    copy = pydicom.dcmread(tmp_path / "f3.dcm")
+    copy.SOPInstanceUID = copy.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    copy.save_as(tmp_path / "x.dcm")
+    run = read_angiography(tmp_path)
+    np.testing.assert_array_equal(run.frames, FRAMES)
+    assert "x.dcm is the same image as f3.dcm and left out" in run.origin.notes
+
+
+def test_links_into_a_store_are_series_where_they_lie(tmp_path: Path) -> None:
+    links = tmp_path / "links"
+    links.mkdir()
+    for name in "ab":
+        single_files(tmp_path / "store", name=name)
+    for file in sorted((tmp_path / "store").iterdir()):
+        (tmp_path / file.stem).mkdir()
+        os.rename(file, moved := tmp_path / file.stem / "key.dcm")
+        (links / file.name).symlink_to(moved)
+    cases = find_runs(links)
+    assert [case["case"] for case in cases] == ["a0", "b0"]
+    for case in cases:
+        np.testing.assert_array_equal(read_angiography(case["image"]).frames, FRAMES)
+
+
+def test_a_few_bytes_behind_the_pixels_are_padding(tmp_path: Path) -> None:
+    def longer(extra: int):
+        def edit(dataset) -> None:
+            dataset.PixelData += bytes(extra)
+
+        return edit
+
+    run = read_angiography(xa_file(tmp_path / "a.dcm", FRAMES, longer(16)))
+    np.testing.assert_array_equal(run.frames, FRAMES)
+    assert "16 bytes behind the pixels are taken for padding" in run.origin.notes
+    xa_file(tmp_path / "b.dcm", FRAMES, longer(FRAMES[0].nbytes))
+    with pytest.raises(ValueError, match="NumberOfFrames is 6, which makes"):
+        read_angiography(tmp_path / "b.dcm")
+
+
+def test_more_bits_than_the_header_says(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a.dcm: BitsStored is 10, but .* more bits \(up to 12\)"):
+        read_angiography(xa_file(tmp_path / "a.dcm", FRAMES, bits=10))
+
+
+@pytest.mark.parametrize("number", [2147483600, 2147483647, 3])
+def test_a_series_number_stays_one(tmp_path: Path, number: int) -> None:
+    run = read_angiography(xa_file(tmp_path / "a.dcm", FRAMES, SeriesNumber=number))
+    written = pydicom.dcmread(write_run(run, tmp_path / "b.dcm"))
+    assert 0 < int(written.SeriesNumber) < 2**31 and int(written.SeriesNumber) != number
+
+
+@pytest.mark.parametrize(
+    ("tag", "text"),
+    [
+        ((0x18, 0x1510), b"REMOVED"),  # PositionerPrimaryAngle
+        ((0x20, 0x11), b"456115117112105110101"),  # SeriesNumber
+        ((0x18, 0x1164), b"0.3"),  # ImagerPixelSpacing with one value
+        ((0x18, 0x1164), b"A\\B"),
+    ],
+)
+def test_a_number_that_is_not_needed_is_left_out_and_said(tmp_path: Path, tag: tuple[int, int], text: bytes) -> None:
+    put_text(xa_file(tmp_path / "a.dcm", FRAMES), tag, text)
+    run = read_angiography(tmp_path / "a.dcm")
+    np.testing.assert_array_equal(run.frames, FRAMES)
+    assert any("left out" in note for note in run.origin.notes)
+    assert (run.geometry.pixel_spacing_mm is None) == (tag == (0x18, 0x1164))
+    assert (run.geometry.primary_deg is None) == (tag == (0x18, 0x1510))
+    again = read_angiography(write_run(run, tmp_path / "b.dcm"))
+    np.testing.assert_array_equal(again.frames, FRAMES)
+
+
+def test_empty_elements_say_nothing(tmp_path: Path) -> None:
+    def empty(dataset) -> None:
+        for name in ("PerFrameFunctionalGroups", "SharedFunctionalGroups", "MaskSubtraction", "ModalityLUT"):
+            setattr(dataset, f"{name}Sequence", [])
+        for name in ("ImagerPixelSpacing", "PositionerPrimaryAngle", "WindowCenter", "ShutterShape", "FrameTimeVector"):
+            setattr(dataset, name, "" if name != "FrameTimeVector" else None)
+
+    run = read_angiography(xa_file(tmp_path / "a.dcm", FRAMES, empty))
+    np.testing.assert_array_equal(run.frames, FRAMES)
+    np.testing.assert_allclose(np.diff(run.times_s), 0.25)
+    np.testing.assert_array_equal(read_angiography(write_run(run, tmp_path / "b.dcm")).frames, FRAMES)
+
+
+def test_a_header_that_counts_other_frames_is_refused(tmp_path: Path) -> None:
+    from pydicom.dataset import Dataset
+
+    xa_file(tmp_path / "a.dcm", FRAMES, lambda d: setattr(d, "PerFrameFunctionalGroupsSequence", [Dataset()] * 4))
+    with pytest.raises(ValueError, match="has 6 frames, but its header describes 4"):
+        read_angiography(tmp_path / "a.dcm")
+
+
+# ---- pictures ----
+
+
+def test_each_tiff_with_several_pages_is_a_run(tmp_path: Path) -> None:
+    for name, values in (("a", FRAMES), ("b", FRAMES[::-1])):
+        tifffile.imwrite(tmp_path / f"{name}.tif", values)
+    cases = find_runs(tmp_path)
+    assert [case["case"] for case in cases] == ["a", "b"]
+    np.testing.assert_array_equal(read_angiography(cases[1]["image"]).frames, FRAMES[::-1])
+    with pytest.raises(ValueError, match="2 runs of several pages"):
+        read_angiography(tmp_path)
+    (tmp_path / "b.tif").unlink()
+    np.testing.assert_array_equal(read_angiography(tmp_path).frames, FRAMES)
+    assert [case["case"] for case in find_runs(tmp_path)] == ["a"]
+    tifffile.imwrite(tmp_path / "single.tif", FRAMES[0])
+    for read in (find_runs, read_angiography):
+        with pytest.raises(ValueError, match="a.tif has 6 pages and single.tif is a single picture"):
+            read(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("pages", [False, True])
+def test_zero_is_white_at_every_depth(tmp_path: Path, dtype: type, pages: bool) -> None:
+    values = (FRAMES >> 4).astype(dtype) if dtype == np.uint8 else FRAMES << 4
+    stored = np.iinfo(dtype).max - values
+    if pages:
+        tifffile.imwrite(tmp_path / "run.tif", stored, photometric="miniswhite")
+    else:
+        for k, frame in enumerate(stored):
+            tifffile.imwrite(tmp_path / f"{k}.tif", frame, photometric="miniswhite")
+    run = read_angiography(tmp_path)
+    np.testing.assert_array_equal(run.frames, values)
+
+
+def test_values_below_zero_are_refused_before_the_work() -> None:
+    run = make_run(FRAMES.astype(np.int16) - 2000, np.arange(6) / 4)
+    for kind in ("dicom", "png"):
+        with pytest.raises(ValueError, match=f"values down to -[0-9]+, which {kind} cannot hold"):
+            check_format(run, kind)
+    check_format(run, "nifti")

@@ -1,0 +1,291 @@
+"""Volumes from the field: unusual but real headers give the right values, or a message that names the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+
+from custom_nets.data.cases import find_cases
+from custom_nets.data.volumes.dicom_writer import write_mr_series
+from custom_nets.data.volumes.padding import find_padding, padding_on
+from custom_nets.geometry import Grid
+from custom_nets.transforms import SaveVolumed, load_volume
+from tests.tools.field_files import head, mr_series, put_text
+
+VOLUME = head()
+
+
+def values(path: Path) -> np.ndarray:
+    return load_volume(path)[0].numpy()
+
+
+@pytest.mark.parametrize("which", ["two", "all", "empty", "none"])
+def test_slices_are_told_apart_by_their_places_not_by_uids(tmp_path: Path, which: str) -> None:
+    uid = generate_uid()
+
+    def share(dataset, k: int) -> None:
+        if which == "none":
+            del dataset.SOPInstanceUID
+        elif which != "two" or k < 2:
+            dataset.SOPInstanceUID = "" if which == "empty" else uid
+
+    mr_series(tmp_path / "in", VOLUME, share)
+    image = load_volume(tmp_path / "in")
+    np.testing.assert_array_equal(image[0].numpy(), VOLUME)
+    if which in ("two", "all"):
+        assert "share SOPInstanceUIDs" in image.meta["notes"]
+    folder = write_mr_series(image[0].numpy(), image.affine.numpy(), tmp_path / "out", image.meta)
+    np.testing.assert_allclose(values(folder), VOLUME, atol=0.02)
+
+
+def test_an_image_stored_twice_counts_once_under_whatever_uid(tmp_path: Path) -> None:
+    files = mr_series(tmp_path, VOLUME)
+    copy = pydicom.dcmread(files[2])
+    copy.SOPInstanceUID = copy.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    copy.save_as(tmp_path / "copy.dcm")
+    image = load_volume(tmp_path)
+    np.testing.assert_array_equal(image[0].numpy(), VOLUME)
+    assert "is the same image as" in image.meta["notes"]
+
+
+def padded(number: int, vr: str = "SS", limit: int | None = None):
+    def edit(dataset, k: int) -> None:
+        dataset.add_new(0x00280120, vr, number)
+        if limit is not None:
+            dataset.add_new(0x00280121, vr, limit)
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "stored"), [(-32768, None, -32768), (-3000, -2000, -2500), (30000, None, 30000)]
+)
+def test_padding_is_no_signal_and_is_put_back(tmp_path: Path, value: int, limit: int | None, stored: int) -> None:
+    volume = VOLUME.copy()
+    volume[:, :3] = stored
+    mr_series(tmp_path / "in", volume, padded(value, limit=limit))
+    image = load_volume(tmp_path / "in")
+    assert (image[0, :, :3] == VOLUME[:, 3:].min()).all() and float(image.max()) == VOLUME[:, 3:].max()
+    np.testing.assert_array_equal(image[0, :, 3:].numpy(), VOLUME[:, 3:])
+    assert image.meta["padding_value"] == stored and "stands in 21 %" in image.meta["padding_note"]
+    for kind in ("nifti", "dicom"):
+        save = SaveVolumed("pred", tmp_path, "out", output_format=kind)
+        item = save({"image": image, "pred": image.clone(), "case": "a"})
+        found = load_volume(item["pred"].meta["saved_to"])
+        np.testing.assert_allclose(found[0].numpy(), image[0].numpy(), atol=0.02)  # read again: padding, and filled
+        np.testing.assert_array_equal(found.meta["padding"], image.meta["padding"])
+    np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "a_out.nii.gz").dataobj)[:, :3], stored)
+
+
+@pytest.mark.parametrize("named", [-32768, 65535])
+def test_padding_is_found_whatever_sign_its_element_has(tmp_path: Path, named: int) -> None:
+    volume = VOLUME.copy()
+    volume[:, :3] = named if named < 0 else -1
+    mr_series(tmp_path, volume, padded(named % 65536, vr="US"))
+    image = load_volume(tmp_path)
+    assert ("padding" in image.meta) == (named < 0)  # -1 lies at the edge of the range: a background like others
+    assert float(image.min()) == (0 if named < 0 else -1)
+
+
+@pytest.mark.parametrize("value", [-32768.0, -2000.0, 5000.0, np.nan])
+def test_a_border_that_no_header_names_is_found_in_nifti(save_nifti, value: float) -> None:
+    volume = VOLUME.astype(np.float32)
+    volume[:2], volume[:, -2:] = value, value
+    image = load_volume(save_nifti(volume))
+    np.testing.assert_array_equal(image[0, 2:, :-2].numpy(), volume[2:, :-2])
+    assert float(image.min()) == 0 and float(image.max()) == VOLUME[2:, :-2].max()
+    assert image.meta["padding"].float().mean() == pytest.approx(np.mean(volume != VOLUME))
+
+
+def test_backgrounds_holes_and_lesions_are_no_padding(save_nifti) -> None:
+    dark = np.where(VOLUME < 100, -1, VOLUME).astype(np.float32)
+    for volume in (np.where(VOLUME < 100, 0, VOLUME), dark, VOLUME - 500):
+        assert find_padding(volume.astype(np.float32)) is None
+    hole = VOLUME.astype(np.float32)
+    hole[5:7, 5:7, 2:4] = np.nan
+    with pytest.raises(ValueError, match="has 8 NaN"):
+        load_volume(save_nifti(hole))
+    scored = np.where(VOLUME < 50, 0, VOLUME).astype(np.float32)
+    assert find_padding((scored - scored.mean()) / scored.std()) is None
+
+
+def test_padding_lies_at_the_same_place_on_another_grid() -> None:
+    source = Grid((8, 8, 4), np.diag([2.0, 2, 4, 1]))
+    mask = np.zeros(source.shape, dtype=bool)
+    mask[:3] = True
+    target = source.rescaled(2)
+    found = padding_on(target, source, mask)
+    assert found[:6].all() and not found[6:].any()
+
+
+def test_colour_numbers_are_refused(tmp_path: Path) -> None:
+    mr_series(tmp_path, VOLUME, PhotometricInterpretation="PALETTE COLOR")
+    with pytest.raises(ValueError, match="im000.dcm is PALETTE COLOR .*numbers of colours"):
+        load_volume(tmp_path)
+
+
+def test_the_modality_table_is_applied(tmp_path: Path) -> None:
+    def table(dataset, k: int) -> None:
+        item = Dataset()
+        item.LUTDescriptor, item.ModalityLUTType = [1200, 0, 16], "US"
+        item.LUTData = (np.arange(1200) ** 2 // 100).astype("<u2").tobytes()
+        item["LUTData"].VR = "OW"
+        dataset.PixelRepresentation, dataset.ModalityLUTSequence = 0, [item]
+
+    mr_series(tmp_path, VOLUME, table)
+    image = load_volume(tmp_path)
+    np.testing.assert_array_equal(image[0].numpy(), VOLUME.astype(np.int64) ** 2 // 100)
+    assert "ModalityLUTSequence" in image.meta["notes"]
+
+
+def test_an_empty_sequence_is_none(tmp_path: Path) -> None:
+    names = ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence", "ModalityLUTSequence")
+    mr_series(tmp_path, VOLUME, lambda dataset, k: [setattr(dataset, name, []) for name in names])
+    np.testing.assert_array_equal(values(tmp_path), VOLUME)
+
+
+@pytest.mark.parametrize("tag", [(0x18, 0x50), (0x20, 0x11), (0x20, 0x13)])
+@pytest.mark.parametrize("text", [b"REMOVED", b"456115117112105110101", b"NaN", b""])
+def test_a_word_in_a_number_that_is_not_needed(tmp_path: Path, tag: tuple[int, int], text: bytes) -> None:
+    for file in mr_series(tmp_path / "in", VOLUME):
+        put_text(file, tag, text)
+    image = load_volume(tmp_path / "in")
+    np.testing.assert_array_equal(image[0].numpy(), VOLUME)
+    assert text != b"REMOVED" or tag == (0x20, 0x13) or "'REMOVED' and left out" in image.meta["notes"]
+    folder = write_mr_series(image[0].numpy(), image.affine.numpy(), tmp_path / "out", image.meta)
+    first = pydicom.dcmread(next(folder.iterdir()))
+    assert 0 < int(first.SeriesNumber) < 2**31 and float(first.SliceThickness) > 0
+    np.testing.assert_allclose(values(folder), VOLUME, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("tag", "name"),
+    [((0x20, 0x32), "ImagePositionPatient"), ((0x28, 0x30), "PixelSpacing"), ((0x20, 0x37), "ImageOrientationPatient")],
+)
+def test_a_word_in_a_number_that_is_needed_names_file_and_element(tmp_path: Path, tag, name: str) -> None:
+    put_text(mr_series(tmp_path, VOLUME)[3], tag, b"REMOVED")
+    with pytest.raises(ValueError, match=rf"im003.dcm has no valid {name} \('REMOVED'\)"):
+        load_volume(tmp_path)
+
+
+def test_a_scaling_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    files = mr_series(tmp_path, VOLUME, RescaleSlope="2", RescaleIntercept="1")
+    np.testing.assert_array_equal(values(tmp_path), 2 * VOLUME.astype(int) + 1)
+    put_text(files[1], (0x28, 0x1053), b"REMOVED")
+    with pytest.raises(ValueError, match="im001.dcm: RescaleSlope is 'REMOVED'"):
+        load_volume(tmp_path)
+
+
+def test_more_bits_than_the_header_says(tmp_path: Path) -> None:
+    mr_series(tmp_path / "ten", VOLUME * 4, BitsStored=10, HighBit=9, PixelRepresentation=0)
+    with pytest.raises(ValueError, match="BitsStored is 10, but .* more bits .*up to 12"):
+        load_volume(tmp_path / "ten")
+    signed = VOLUME - 500  # bits above the sign repeat it
+    mr_series(tmp_path / "signed", signed, BitsStored=12, HighBit=11)
+    np.testing.assert_array_equal(values(tmp_path / "signed"), signed)
+    mr_series(tmp_path / "high", VOLUME, BitsStored=12, HighBit=15)
+    with pytest.raises(ValueError, match="do not fit together"):
+        load_volume(tmp_path / "high")
+
+
+def test_an_overlay_in_the_high_bits_is_no_intensity(tmp_path: Path) -> None:
+    volume = VOLUME.copy()
+    volume[3:5, 3:5] |= 1 << 12
+
+    def overlay(dataset, k: int) -> None:
+        dataset.add_new(0x60000100, "US", 16)
+        dataset.add_new(0x60000102, "US", 12)
+
+    mr_series(tmp_path, volume, overlay, BitsStored=12, HighBit=11, PixelRepresentation=0)
+    np.testing.assert_array_equal(values(tmp_path), VOLUME)
+
+
+@pytest.mark.parametrize("suffix", [".dcm", "", ".1"])
+def test_files_that_begin_with_the_file_meta_group(tmp_path: Path, suffix: str) -> None:
+    for file in mr_series(tmp_path, VOLUME):
+        file.with_suffix(suffix).write_bytes(file.read_bytes()[132:])
+        if suffix != ".dcm":
+            file.unlink()
+    np.testing.assert_array_equal(values(tmp_path), VOLUME)
+
+
+def test_links_lie_where_they_are(tmp_path: Path) -> None:
+    files = mr_series(tmp_path / "store", VOLUME)
+    (tmp_path / "scan").mkdir()
+    for number, file in enumerate(files):
+        file.rename(moved := tmp_path / "store" / f"key{number}")
+        (tmp_path / "scan" / f"{number}.dcm").symlink_to(moved)
+    first = tmp_path / "scan" / "0.dcm"
+    np.testing.assert_array_equal(values(first), VOLUME)
+    assert find_cases(first)[0]["case"] == "scan"
+
+
+def test_a_slice_does_not_vanish_without_a_word(tmp_path: Path) -> None:
+    put_text(mr_series(tmp_path, VOLUME)[2], (0x28, 0x10), b"REMOVED?")
+    with pytest.raises(ValueError, match="im002.dcm has no valid Rows"):
+        load_volume(tmp_path)
+
+
+# ---- NIfTI ----
+
+
+def raw_header(path: Path, place: int, content: np.ndarray) -> Path:
+    raw = bytearray(path.read_bytes())
+    raw[place : place + content.nbytes] = content.tobytes()
+    path.write_bytes(raw)
+    return path
+
+
+def test_a_fourth_dimension_of_zero_is_one_volume(save_nifti) -> None:
+    path = save_nifti(VOLUME, name="a.nii")
+    raw_header(path, 40, np.array([4, *VOLUME.shape, 0], "<i2"))
+    image = load_volume(path)
+    np.testing.assert_array_equal(image[0].numpy(), VOLUME)
+    assert "taken as 1" in image.meta["notes"]
+
+
+@pytest.mark.parametrize(("longer", "read"), [(1.2e-6, True), (5e-5, True), (1e-2, False)])
+def test_a_quaternion_that_rounding_made_too_long(tmp_path: Path, longer: float, read: bool) -> None:
+    image = nib.Nifti1Image(VOLUME, None)
+    image.set_qform(affine := np.diag([-1.0, -1, 3, 1]), 1)
+    image.set_sform(None, 0)
+    nib.save(image, path := tmp_path / "a.nii")
+    raw_header(path, 256, np.array([0, 0, 1 + longer], "<f4"))
+    if read:
+        found = load_volume(path)
+        np.testing.assert_array_equal(found[0].numpy(), VOLUME)
+        np.testing.assert_allclose(found.affine.numpy(), affine, atol=1e-2)
+    else:
+        with pytest.raises(ValueError, match="a.nii cannot be read as an image volume: the quaternion"):
+            load_volume(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-8"])
+def test_lists_as_editors_save_them(save_nifti, tmp_path: Path, encoding: str) -> None:
+    save_nifti(VOLUME, name="ü#1.nii.gz")
+    (tmp_path / "list.json").write_text(json.dumps(["ü#1.nii.gz"], ensure_ascii=False), encoding=encoding)
+    assert find_cases(tmp_path / "list.json") == [{"image": str(tmp_path / "ü#1.nii.gz"), "case": "ü#1"}]
+
+
+def test_a_grid_beside_the_scan_is_refused_and_a_small_overlap_is_said() -> None:
+    scan = Grid((10, 10, 10), np.eye(4))
+    far, near = np.eye(4), np.eye(4)
+    far[0, 3], near[0, 3] = 500, 8
+    assert scan.share_inside(Grid((10, 10, 10), near)) == 0.2
+    assert (
+        scan.check_overlap(Grid((10, 10, 10), near))
+        == "only 20 % of the wanted grid lies in the scan, the rest is empty"
+    )
+    assert scan.check_overlap(scan.rescaled(2)) == ""
+    turn = np.array([[0.8, -0.6, 0, 1], [0.6, 0.8, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    assert 0.3 < scan.share_inside(Grid((10, 10, 10), turn)) < 0.9
+    for affine in (far, turn + np.eye(4)[:, [3]] * 0 + np.array([[0, 0, 0, 500.0]] + [[0] * 4] * 3)):
+        with pytest.raises(ValueError, match="no voxel in common"):
+            scan.check_overlap(Grid((10, 10, 10), affine))
