@@ -19,6 +19,7 @@ from monai.handlers import MLFlowHandler
 
 from custom_nets.bundle.folder import copy_bundle
 from custom_nets.utils.record import environment, file_record, git_revision
+from custom_nets.utils.servers import check_server
 
 __all__ = ["MLflowEvaluation", "MLflowRun", "data_record"]
 
@@ -118,6 +119,7 @@ class MLflowRun(MLFlowHandler):
     def start(self, engine: Engine) -> None:
         if engine.state.epoch == 0:  # otherwise it goes on with an earlier run, and with its files
             self.seen = {path: _state(path) for path in self._results() if path.is_file()}
+        self._check_experiment()
         self._set_experiment()
         revision = git_revision()
         tags = {"kind": self.kind, "mlflow.source.git.commit": revision.removesuffix("+changes")}
@@ -138,6 +140,17 @@ class MLflowRun(MLFlowHandler):
         if self.config is not None:
             self.client.log_dict(self._run_id, json.loads(json.dumps(self.config, default=str)), "config.json")
         logger.info("MLflow run '%s' (%s)", self.run_name, self._run_id)
+
+    def _check_experiment(self) -> None:
+        """Refuse before the work what nothing can be tracked in."""
+        if self.client.tracking_uri.startswith(("http://", "https://")):
+            check_server(self.client.tracking_uri)
+        found = self.client.get_experiment_by_name(self.experiment_name)
+        if found is not None and found.lifecycle_stage != "active":
+            raise ValueError(
+                f"experiment '{self.experiment_name}' was deleted: restore it (mlflow experiments restore "
+                f"--experiment-id {found.experiment_id}), or give another --experiment_name."
+            )
 
     def engine_settings(self, engine: Engine) -> dict[str, Any]:
         """What only the engine knows."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from custom_nets.utils.servers import check_server, public_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,11 +32,6 @@ def sqlite_uri(folder: str | os.PathLike) -> str:
             "--output_dir, or --tracking_uri."
         )
     return _SQLITE + path
-
-
-def public_uri(uri: str) -> str:
-    """The address without user and password."""
-    return re.sub(r"//[^/@]*@", "//", uri)
 
 
 def open_client(tracking_uri: str | None = None, create: bool = False) -> MlflowClient:
@@ -69,21 +64,10 @@ def open_client(tracking_uri: str | None = None, create: bool = False) -> Mlflow
             raise FileNotFoundError(f"no MLflow data base at {path}.")
         uri = _SQLITE + path.as_posix()
     if uri.startswith(("http://", "https://")):
-        _check_server(uri)
+        check_server(uri)
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
-
-
-def _check_server(uri: str) -> None:
-    """Ask once: MLflow itself would try for minutes before it gives up."""
-    try:
-        urllib.request.urlopen(f"{public_uri(uri).rstrip('/')}/health", timeout=20).close()
-    except urllib.error.HTTPError:
-        pass  # somebody is there; what is wrong MLflow will say
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise ConnectionError(f"no MLflow server answers at {public_uri(uri)}: {reason}") from error
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:

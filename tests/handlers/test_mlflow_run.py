@@ -136,3 +136,21 @@ def test_a_folder_that_cannot_hold_a_data_base_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"because of the \?: give another --output_dir"):
         sqlite_uri(tmp_path / "what?")
     assert sqlite_uri(Path("with a space")).endswith("/with a space/mlruns.db")
+
+
+def test_a_deleted_experiment_is_refused_before_the_work(uri):
+    client = mlflow.MlflowClient(uri)
+    client.delete_experiment(client.create_experiment("gone#1"))
+    done = []
+    engine, _ = engine_that(done.append, tracking_uri=uri, experiment_name="gone#1")
+    with pytest.raises(ValueError, match="experiment 'gone#1' was deleted: restore it .* another --experiment_name"):
+        engine.run([0, 1], max_epochs=1)
+    assert not done
+
+
+def test_a_server_that_is_not_there_is_said_at_once():
+    done = []
+    engine, _ = engine_that(done.append, tracking_uri="http://user:secret@127.0.0.1:9")
+    with pytest.raises(ConnectionError, match="no MLflow server answers at http://127.0.0.1:9") as caught:
+        engine.run([0], max_epochs=1)
+    assert not done and "secret" not in str(caught.value)
