@@ -25,7 +25,7 @@ from tests.bundles.most_dsa_runs import (
     outputs,
     save_weights,
 )  # fmt: skip
-from tests.data.test_run_files import write_pictures
+from tests.data.angiography.test_files import write_pictures
 from tests.tools.xa_writer import ENCRYPTED, contrast_run, elements, validator_errors, write_xa
 
 pydicom = pytest.importorskip("pydicom")

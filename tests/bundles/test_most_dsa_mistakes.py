@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.bundles.most_dsa_runs import UNEVEN_MS, UNEVEN_S, infer, message_of, outputs, save_weights
-from tests.data.test_run_files import write_pictures
+from tests.data.angiography.test_files import write_pictures
 from tests.tools.xa_writer import ENCRYPTED, contrast_run, write_xa
 
 pytest.importorskip("pydicom")
