@@ -78,14 +78,14 @@ def extract_surface(
         Vertices [V, 3] in mm, LPS, and triangles [F, 3] that turn outwards; closed at the volume's border.
 
     Raises:
-        ValueError: nothing of the volume is above the level, or all of it.
+        ValueError: nothing of the volume is above the level, or the level is not above nothing.
     """
     from skimage.measure import marching_cubes
 
-    low, high = float(np.min(volume)), float(np.max(volume))
+    low, high = min(0.0, float(np.min(volume))), float(np.max(volume))  # outside of the volume there is nothing
     if not low < level < high:
         raise ValueError(f"there is no surface at {level:g}: the volume goes from {low:g} to {high:g}.")
-    padded = np.pad(np.asarray(volume, dtype=np.float32), 1, constant_values=min(low, 0.0))
+    padded = np.pad(np.asarray(volume, dtype=np.float32), 1, constant_values=low)
     vertices, faces, _, _ = marching_cubes(padded, level)
     centre = (np.asarray(volume.shape) - 1) / 2 + 1
     return (vertices - centre) * np.asarray(spacing_mm), faces[:, ::-1].astype(np.int64)

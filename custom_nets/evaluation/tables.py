@@ -20,6 +20,7 @@ Row = dict[str, Any]
 OURS = "ours"
 LOWER_IS_BETTER = (
     *("nrmse", "mae", "rmse", "arrival_s", "peak_s", "area_percent", "curve_mae"),
+    *("error_4d", "chamfer_mm", "hd95_mm", "view_nrmse", "seconds"),
     *("padded_rmse", "csf_error_ml", "gm_error_ml", "wm_error_ml"),
     *(
         f"{what}_{where}{end}"

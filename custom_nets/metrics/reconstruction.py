@@ -6,7 +6,7 @@ Functions take numpy arrays; volumes are [x, y, z], over time [T, x, y, z], pict
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -30,19 +30,19 @@ Mask = NDArray[np.bool_]
 _LEVELS = 64  # thresholds that are tried for the best Dice
 
 
-def error_4d(volumes: Array, truth: Array) -> float:
+def error_4d(volumes: Iterable[Array], truth: Iterable[Array]) -> float:
     """Measure ``||volumes - truth|| / ||truth||`` over all voxels and times: 0 is perfect, 1 that of an empty answer.
 
     Args:
-        volumes, truth: [T, ...] of one shape.
+        volumes, truth: [T, ...] arrays, or one volume after another.
 
     Raises:
-        ValueError: shapes differ, or the truth is empty.
+        ValueError: shapes or numbers of volumes differ, or the truth is empty.
     """
-    if volumes.shape != truth.shape:
-        raise ValueError(f"volumes and truth must have one shape, got {volumes.shape} and {truth.shape}.")
     total = miss = 0.0
     for made, true in zip(volumes, truth, strict=True):  # a time at a time: float64 of all of it is large
+        if made.shape != true.shape:
+            raise ValueError(f"volumes and truth must have one shape, got {made.shape} and {true.shape}.")
         total += float(np.square(true, dtype=np.float64).sum())
         miss += float(np.square(np.subtract(made, true, dtype=np.float64)).sum())
     if total == 0:

@@ -157,7 +157,7 @@ class VesselFlowPhantom:
         return np.stack([self.volume(float(t)) for t in np.atleast_1d(np.asarray(times_s, dtype=np.float64))])
 
     @cached_property
-    def _curves(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def voxel_curves(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Flat indices [V] of the voxels with vessel, and their curves [T, V] at the frames' times."""
         inside = np.flatnonzero(self.coverage)
         return inside, np.stack([self.volume(float(t)).ravel()[inside] for t in self.times_s])
@@ -165,16 +165,16 @@ class VesselFlowPhantom:
     @cached_property
     def mean_volume(self) -> NDArray[np.float32]:
         """[nx, ny, nz] mean over the frames' times, 1/mm."""
-        return self._spread(self._curves[1].mean(0), 0.0)
+        return self._spread(self.voxel_curves[1].mean(0), 0.0)
 
     @cached_property
     def arrival_s(self) -> NDArray[np.float32]:
         """[nx, ny, nz] when each voxel reaches half of its maximum within the scan; NaN where there is no vessel."""
-        return self._spread(half_rise_time(self._curves[1], self.times_s), np.nan)
+        return self._spread(half_rise_time(self.voxel_curves[1], self.times_s), np.nan)
 
     def _spread(self, values: NDArray, elsewhere: float) -> NDArray[np.float32]:
         volume = np.full(int(np.prod(self.settings.volume_shape)), elsewhere, np.float32)
-        volume[self._curves[0]] = values
+        volume[self.voxel_curves[0]] = values
         return volume.reshape(self.settings.volume_shape)
 
     # ---- measured ----
@@ -253,12 +253,17 @@ class VesselFlowPhantom:
 
     def acquisition(self) -> Acquisition:
         """What a reader of this scan would give: with noise, the two exposures subtracted; without, the truth."""
-        s = self.settings
-        if np.isfinite(s.counts):
-            projections, weights = line_integrals(*self.exposures())
-        else:
-            projections, weights = self.projections, None
-        geometry = self.geometry
+        if np.isfinite(self.settings.counts):
+            return self._acquisition(*line_integrals(*self.exposures()))
+        return self._acquisition(self.projections)
+
+    @property
+    def acquisition_geometry(self) -> Acquisition:
+        """Views and volume of the scan, with the projections free of noise."""
+        return self._acquisition(self.projections)
+
+    def _acquisition(self, projections: NDArray[np.float32], weights: NDArray[np.float32] | None = None) -> Acquisition:
+        s, geometry = self.settings, self.geometry
         return Acquisition(
             projections=projections,
             times_s=self.times_s,

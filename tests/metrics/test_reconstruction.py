@@ -35,7 +35,10 @@ def test_error_of_known_answers():
     still = np.broadcast_to(truth.mean(0), truth.shape)  # the best still answer: what is left is the change in time
     assert error_4d(still, truth) == pytest.approx(np.sqrt(((truth - still) ** 2).sum() / (truth**2).sum()), rel=1e-6)
     with pytest.raises(ValueError, match="one shape"):
+        error_4d(truth[:, :2], truth)
+    with pytest.raises(ValueError, match="longer"):
         error_4d(truth[:2], truth)
+    assert error_4d((v for v in truth), (v for v in truth)) == 0
     with pytest.raises(ValueError, match="empty at all times"):
         error_4d(truth, 0 * truth)
 
@@ -90,7 +93,7 @@ def test_shape_scores_are_in_mm():
     moved = np.roll(coverage, 2, axis=0)
     one, two = (vessel_scores(moved, coverage, (s,) * 3) for s in (1.0, 2.0))
     assert two["chamfer_mm"] == pytest.approx(2 * one["chamfer_mm"], rel=1e-6)
-    assert 1 < one["hd95_mm"] < 2.1
+    assert 1 < one["hd95_mm"] < 3
     nothing = vessel_scores(0 * coverage, coverage, (1.0, 1.0, 1.0))
     assert nothing["dice"] == 0 and nothing["chamfer_mm"] == np.inf
 

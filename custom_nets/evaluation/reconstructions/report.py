@@ -1,0 +1,196 @@
+"""The report of an evaluation of 4D reconstructions.
+
+Files in ``output_dir``, each written whole or not at all: ``scores.csv`` (a row for each case and method), ``table.md``
+(means with spread, and each case), ``summary.json`` (everything summed up, with options and versions), and
+``pictures/seed_1_moderate.png`` for each case.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ignite.engine import Engine, Events
+from numpy.typing import NDArray
+
+from custom_nets.evaluation.reconstructions.protocol import BEST_STILL, wins_over
+from custom_nets.evaluation.tables import OURS, Row, csv_text, named_means, paired_differences, spread, summarise
+from custom_nets.utils.files import write_json, write_text
+from custom_nets.utils.record import environment, peak_memory_gib
+from custom_nets.visualize.figure import save_figure
+
+__all__ = ["ReconstructionReport", "markdown_table", "reconstruction_figure"]
+
+logger = logging.getLogger(__name__)
+
+_COLUMNS = (
+    ("error_4d", "4D error", 3),
+    ("dice", "Dice", 3),
+    ("centreline_dice", "centreline Dice", 3),
+    ("chamfer_mm", "Chamfer (mm)", 2),
+    ("hd95_mm", "HD95 (mm)", 2),
+    ("arrival_s", "arrival error (s)", 3),
+    ("view_nrmse", "left-out views: relative error", 3),
+    ("view_psnr", "PSNR (dB)", 2),
+    ("view_ssim", "SSIM", 4),
+    ("view_published_psnr", "published PSNR (dB)", 2),
+    ("seconds", "s", 0),
+)
+_EACH = ("error_4d", "dice", "arrival_s")
+
+
+def markdown_table(rows: Sequence[Row], summary: Sequence[Row]) -> str:
+    """Means with spread, wins of ours, and each case, as Markdown."""
+    if not rows:
+        return "Nothing was measured.\n"
+    look_up = {(row["noise"], row["method"], row["metric"]): row for row in summary}
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    lines: list[str] = []
+    for noise in dict.fromkeys(row["noise"] for row in rows):
+        cases = list(dict.fromkeys(row["case"] for row in rows if row["noise"] == noise))
+        lines += [f"### {noise} noise, {len(cases)} phantoms: mean ± standard deviation over phantoms", ""]
+        heads = ["method", *(name for _, name, _ in _COLUMNS)]
+        lines += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+        for method in methods:
+            cells = [spread(look_up.get((noise, method, metric)), digits) for metric, _, digits in _COLUMNS]
+            lines.append("| " + " | ".join([method, *cells]) + " |")
+        lines.append("")
+        if OURS in methods:
+            mine = [row for row in rows if row["noise"] == noise]
+            for metric in ("error_4d", "dice"):
+                name = next(title for key, title, _ in _COLUMNS if key == metric)
+                parts = [f"{other} {w}/{n}" for other, (w, n) in wins_over(mine, metric).items() if other != BEST_STILL]
+                lines.append(f"Ours is better in {name} on: {', '.join(parts) or 'no other method'}.")
+            lines.append("")
+        values = {(r["case"], r["method"], r["metric"]): r["value"] for r in rows if r["noise"] == noise}
+        for metric, title, digits in _COLUMNS:
+            if metric in _EACH:
+                lines += [f"#### {title}, each phantom", "", "| phantom | " + " | ".join(methods) + " |"]
+                lines.append("|" + " --- |" * (len(methods) + 1))
+                for case in cases:
+                    cells = [f"{values[case, m, metric]:.{digits}f}" for m in methods]
+                    lines.append("| " + " | ".join([case, *cells]) + " |")
+                lines.append("")
+    lines.append(
+        f"'{BEST_STILL}' is the true volume's mean over time, seen at all times: what no still answer can better in 4D "
+        "error. Dice is that at each method's best threshold, against voxels that are at least half vessel; arrival "
+        "is measured there, too. Left-out views are compared with projections free of noise."
+    )
+    return "\n".join(lines) + "\n"
+
+
+class ReconstructionReport:
+    """Handler of :class:`custom_nets.evaluation.reconstructions.protocol.PhantomEvaluator`.
+
+    Put it before tracking handlers: it adds the means to ``engine.state.metrics``.
+
+    Args:
+        output_dir: folder for the files.
+        options: what the evaluation was run with, as plain values.
+        pictures: draw one for each case.
+    """
+
+    def __init__(self, output_dir: str | Path, options: Mapping[str, Any] | None = None, pictures: bool = True) -> None:
+        self.output_dir, self.options, self.pictures = Path(output_dir), dict(options or {}), pictures
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.add)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish)
+
+    def start(self, engine: Engine) -> None:
+        """Make the folder now: an unwritable one shall stop the run before the work."""
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        self.rows: list[Row] = []
+        self.records: list[Row] = []
+        self.started = time.time()
+
+    def add(self, engine: Engine) -> None:
+        """One phantom measured: keep its scores, write them, and draw it."""
+        output: Any = engine.state.output
+        self.rows += output["scores"]
+        self.records.append(output["record"])
+        write_text(self.output_dir / "scores.csv", csv_text(_wide(self.rows)))  # a crash loses one phantom only
+        if self.pictures:
+            name = f"{output['record']['case']}_{output['record']['noise']}".replace(" ", "_")
+            reconstruction_figure(
+                self.output_dir / "pictures" / f"{name}.png", output["phantom"], output["means"], output["arrivals"]
+            )
+
+    def finish(self, engine: Engine) -> None:
+        """Sum up and write everything."""
+        summary = summarise(self.rows, paired_differences(self.rows), by="noise")
+        engine.state.metrics.update(named_means(summary, "noise"))
+        table = markdown_table(self.rows, summary)
+        write_text(self.output_dir / "table.md", table)
+        write_json(
+            self.output_dir / "summary.json",
+            {
+                "summary": summary,
+                "scores": _wide(self.rows),
+                "records": self.records,
+                "options": self.options,
+                "versions": environment(),
+                "peak_memory_gib": round(peak_memory_gib(), 2),
+                "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.started)),
+                "seconds": round(time.time() - self.started, 3),
+            },
+        )
+        logger.info("evaluation of %d phantoms, report in %s\n%s", len(self.records), self.output_dir, table)
+
+
+def _wide(rows: Sequence[Row]) -> list[Row]:
+    """One row for each case, noise and method, scores side by side; the same columns in all."""
+    wide: dict[tuple, Row] = {}
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    for row in rows:
+        key = (row["case"], row["noise"], row["method"])
+        if key not in wide:
+            wide[key] = {"case": key[0], "noise": key[1], "method": key[2], **dict.fromkeys(metrics)}
+        wide[key][row["metric"]] = row["value"]
+    return list(wide.values())
+
+
+def reconstruction_figure(
+    path: str | Path, phantom: Any, means: Mapping[str, NDArray], arrivals: Mapping[str, NDArray]
+) -> Path:
+    """Draw truth and methods: maximum intensity of the mean volume from two sides, and arrival, each in one scale.
+
+    Args:
+        path: PNG to write, whole or not at all.
+        phantom: :class:`custom_nets.simulation.phantom.VesselFlowPhantom`.
+        means, arrivals: method -> [nx, ny, nz].
+    """
+    from matplotlib.figure import Figure
+
+    true = np.where(phantom.coverage >= 0.5, phantom.arrival_s, np.nan)
+    columns = {"truth": (phantom.mean_volume, true)}
+    columns.update({name: (means[name], arrivals[name]) for name in means if name != BEST_STILL})
+    figure = Figure(figsize=(2.5 * len(columns) + 0.6, 7.6), dpi=110, layout="constrained")
+    axes = figure.subplots(3, len(columns), squeeze=False)
+    top = float(phantom.mean_volume.max())
+    for column, (name, (mean, arrival)) in enumerate(columns.items()):
+        # LPS volume: from the front the patient's left is on the right, the head on top
+        front, side = mean.max(1).T[::-1], mean.max(0).T[::-1]
+        early = _earliest(arrival).T[::-1]
+        for row, picture in enumerate((front, side)):
+            drawn = axes[row, column].imshow(picture, cmap="gray", vmin=0, vmax=top)
+        times = axes[2, column].imshow(early, cmap="turbo", vmin=0, vmax=float(phantom.times_s[-1]))
+        axes[0, column].set_title(name, fontsize=10)
+        for row in range(3):
+            axes[row, column].set(xticks=[], yticks=[])
+    for row, word in enumerate(("from the front", "from the side", "first arrival, front")):
+        axes[row, 0].set_ylabel(word, fontsize=9)
+    figure.colorbar(drawn, ax=axes[:2, -1], label="mean attenuation (1/mm), maximum along the ray", shrink=0.7)
+    figure.colorbar(times, ax=axes[2, -1], label="s", shrink=0.8)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    return save_figure(figure, path)
+
+
+def _earliest(arrival: NDArray) -> NDArray:
+    """[nx, nz] the first arrival along y; NaN where there is none."""
+    return np.where(np.isfinite(arrival).any(1), np.nanmin(np.where(np.isfinite(arrival), arrival, np.inf), 1), np.nan)
