@@ -87,19 +87,21 @@ class TimeBudget:
         return self.used_before + monotonic() - self.started
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds(), "first_iteration": self.first_iteration}
+        return {"seconds": self.seconds(), "first_iteration": self.first_iteration, "closing": self.closing}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """
         Raises:
-            ValueError: no minutes are left.
+            ValueError: too little is left: what comes after the iterations would not fit in.
         """
         self.used_before = float(state["seconds"])
         self.first_iteration = state["first_iteration"]
-        if self.budget is not None and self.used_before >= self.budget:
+        self.closing = float(state["closing"])
+        if self.budget is not None and self.seconds() >= self.end:
             raise ValueError(
-                f"this training has already used {self.used_before / 60:.1f} minutes: give --max_minutes above that "
-                "to train it longer."
+                f"{self.used_before / 60:.1f} of {self.budget / 60:.1f} minutes were used already, and reading the "
+                "data again, a validation and a checkpoint would take the rest: give more --max_minutes to train it "
+                "longer."
             )
 
     def attach(self, engine: Engine) -> None:

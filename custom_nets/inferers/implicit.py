@@ -420,10 +420,11 @@ class _VolumeDecoder:
         return out
 
     def _taps(self, axis: int, positions: torch.Tensor, first: list[int], end: list[int]) -> tuple[torch.Tensor, ...]:
-        """Linear interpolation along one axis of a piece: local indices (i0, i1) and float32 weights (w0, w1)."""
+        """Linear interpolation along one axis of a piece: local indices (i0, i1) and float32 weights (w0, w1), still on
+        the CPU: those of the walk are looked at one by one."""
         i0, i1, w0, w1 = linear_taps(self.n[axis], positions, self.padding)
         i0, i1 = ((i - first[axis]).clamp(0, end[axis] - 1 - first[axis]) for i in (i0, i1))
-        return tuple(t.to(self.device) for t in (i0, i1, w0.float(), w1.float()))
+        return i0, i1, w0.float(), w1.float()
 
     def _spline(self, axis: int, positions: torch.Tensor) -> torch.Tensor | None:
         """Matrix [N, n] from spline coefficients to positions of one axis."""
@@ -453,9 +454,9 @@ class _VolumeDecoder:
         if self.coefficients is not None:
             base = torch.einsum("ai,ijk->ajk", walk.spline, self.coefficients[0, 0].permute(order))
             base = torch.einsum("bj,ajk->abk", b.spline, base)
-        i0, i1, w0, w1 = walk.taps
-        j0, j1, v0, v1 = b.taps
-        k0, k1, u0, u1 = c.taps
+        i0, i1, w0, w1 = (taps.tolist() for taps in walk.taps)
+        j0, j1, v0, v1 = (taps.to(self.device) for taps in b.taps)
+        k0, k1, u0, u1 = (taps.to(self.device) for taps in c.taps)
         v0, v1, u0, u1 = v0[:, None, None], v1[:, None, None], u0[:, None], u1[:, None]
         for i in range(len(walk.code)):
             plane = table[i0[i]] * w0[i] + table[i1[i]] * w1[i]

@@ -24,6 +24,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from custom_nets.networks.layers.timesteps import pair_timesteps
 from custom_nets.utils.weights import PublishedWeights, StateDict
 
 __all__ = ["Interpolation", "MoStDSA", "centred_padding", "half_size", "warp"]
@@ -520,7 +521,7 @@ class MoStDSA(nn.Module):
         if tta and details:
             raise ValueError("tta averages two results, details are those of one: use one of them.")
         b, _, h, w = frame0.shape
-        times = _times(timesteps, b, frame0.device)
+        times = pair_timesteps(timesteps, b, frame0.device)
 
         divisor = self.pad_to or (1 if h % 16 == w % 16 == 0 else 32)
         left, right, top, bottom = padding = centred_padding(h, w, divisor)
@@ -614,18 +615,6 @@ def _warp_both(x: torch.Tensor, flow: torch.Tensor, repeats: int) -> tuple[torch
 
 def _shape(x: torch.Tensor) -> tuple[int, ...]:
     return tuple(x.shape)
-
-
-def _times(timesteps: float | Sequence[float] | torch.Tensor, batch: int, device: torch.device) -> torch.Tensor:
-    """[B, T] in float32, checked."""
-    times = torch.as_tensor(timesteps, dtype=torch.float32, device=device)
-    if times.ndim < 2:
-        times = times.reshape(1, -1).expand(batch, -1)
-    if times.ndim != 2 or times.shape[0] != batch or times.shape[1] == 0:
-        raise ValueError(f"timesteps must be a number, [T] or [B, T] with B = {batch}, got shape {_shape(times)}.")
-    if not torch.jit.is_tracing() and not bool(((times >= 0) & (times <= 1)).all()):
-        raise ValueError(f"timesteps must lie from 0 (frame 0) to 1 (frame 1), got {times.flatten().tolist()[:8]}.")
-    return times
 
 
 def _initialise(module: nn.Module) -> None:

@@ -26,6 +26,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .layers.timesteps import pair_timesteps
+
 __all__ = ["SymmetricMoStDSA"]
 
 
@@ -391,10 +393,7 @@ class SymmetricMoStDSA(nn.Module):
         ):
             raise ValueError(f"flow_px must be [B, 8, H, W] like the frames, got {tuple(flow_px.shape)}.")
         b, _, height, width = frame0.shape
-        t = torch.as_tensor(timesteps, dtype=torch.float32, device=frame0.device)
-        t = t.expand(b, -1) if t.ndim == 2 else t.reshape(1, -1).expand(b, -1)
-        if not bool(((t >= 0) & (t <= 1)).all()):
-            raise ValueError(f"timesteps must lie between 0 and 1 (nothing is extrapolated), got {t[0].tolist()}.")
+        t = pair_timesteps(timesteps, b, frame0.device)
         if nearness is None:
             nearness = frame0.new_ones(b, 2)
         near = [0 * n if x is None else n for n, x in zip(nearness.unbind(1), (before, after), strict=True)]
@@ -443,7 +442,7 @@ class _FramesAsChannels(SymmetricMoStDSA):
         if channels != 2:
             raise ValueError("two frames as channels are needed, [B, 2, H, W].")
         t = torch.full([1], 0.5, device=image.device) if timesteps is None else timesteps.float()
-        if not bool(((t >= 0) & (t <= 1)).all()):
+        if t.device.type == "cpu" and not bool(((t >= 0) & (t <= 1)).all()):
             raise ValueError("timesteps must lie between 0 and 1 (nothing is extrapolated).")
         frame0, frame1 = image.chunk(2, dim=1)
         frames = self._padded(torch.cat([frame0, frame1]))

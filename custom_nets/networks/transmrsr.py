@@ -25,6 +25,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from custom_nets.networks.layers.timesteps import on_host
 from custom_nets.networks.style_swin import (
     CONSTANT_KEYS,
     MLP,
@@ -397,13 +398,22 @@ class TransMRSR(nn.Module):
         """Tokens [B, H, W, C] of the decoder, changed by what a level of the encoder saw, a map [B, C, H, W]."""
         return modulated(x, self.condition_scale[number](seen), self.condition_shift[number](seen))
 
+    def check_weights(self) -> None:
+        """Called when weights were loaded.
+
+        Raises:
+            ValueError: the centroids were never set.
+        """
+        if "centroids" in self._buffers and not bool(torch.isfinite(self.centroids).all()):
+            raise ValueError("the centroids were never set: load them, or build the network with num_centroids 0.")
+
     def _styles(self, x: torch.Tensor) -> torch.Tensor:
         """Tokens [B, 4, 4, C] -> styles [B, latents, style_dim]."""
         styles = self.final_layers(self.norm(x).flatten(1)).float().unflatten(1, (self.latents, -1))
         if "centroids" not in self._buffers:
             return styles
-        if not torch.jit.is_tracing() and not bool(torch.isfinite(self.centroids).all()):
-            raise ValueError("the centroids were never set: load them, or build the network with num_centroids 0.")
+        if on_host(self.centroids):
+            self.check_weights()
         return drawn_to_centroids(styles, self.centroids, self.centroid_rule, self.truncation)[0]
 
 

@@ -122,7 +122,7 @@ def test_resumed_training_uses_the_rest(clock):
     longer.budget.load_state_dict(state)
     longer.run()
     assert longer.budget.seconds() == 1200 and longer.rates[0] > 0.05 and longer.validated[-1][1] == 0
-    with pytest.raises(ValueError, match=r"already used 10\.0 minutes: give --max_minutes above"):
+    with pytest.raises(ValueError, match=r"10\.0 of 10\.0 minutes were used already.* give more --max_minutes"):
         Training(clock, 10).budget.load_state_dict(state)
 
 
