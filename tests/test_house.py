@@ -170,3 +170,41 @@ def test_an_old_name_warns_once_and_names_the_new_place() -> None:
         "assert len(found) == 1 and 'custom_nets.operators.interpolation' in found[0], found\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def _code_words(path: Path) -> set[str]:
+    """Names and strings of a file's code: no comments, no docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    described = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = {
+        node.body[0].value
+        for node in ast.walk(tree)
+        if isinstance(node, described) and node.body and isinstance(node.body[0], ast.Expr)
+    }
+    words: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docstrings:
+            words.add(node.value)
+        elif isinstance(node, ast.Name):
+            words.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            words.add(node.attr)
+        elif isinstance(node, ast.alias | ast.FunctionDef | ast.ClassDef):
+            words.add(node.name)
+    return words
+
+
+def test_a_method_is_named_in_its_own_files_alone() -> None:
+    """Else a new method would have to be entered in a table somewhere."""
+    methods = [path.parents[1].name for path in (ROOT / "bundles").glob("*/configs/metadata.json")]
+    formats = "acquisition_folders"  # reads folder layouts that are called by the methods that brought them
+    found = []
+    for path in [*PACKAGE.rglob("*.py"), *(ROOT / "monailabel_app").rglob("*.py")]:
+        if path.stem in ("__init__", "_moved", formats):
+            continue
+        for method in methods:
+            own = method.replace("_", "") in path.stem.replace("_", "")
+            pattern = re.compile(method.replace("_", "_?"), re.IGNORECASE)
+            if not own and (words := [word for word in _code_words(path) if pattern.search(word)]):
+                found.append(f"{path.relative_to(ROOT)}: {method} in {words}")
+    assert not found, "\n".join(found)

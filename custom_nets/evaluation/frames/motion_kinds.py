@@ -132,14 +132,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """``python -m custom_nets.evaluation.frames.motion_kinds REPORT``"""
     from tqdm import tqdm
 
-    from custom_nets import bundle_root
-
-    shipped = Path(bundle_root("most_dsa")) / "models" / "model.pt"
     parser = argparse.ArgumentParser(
         prog="python -m custom_nets.evaluation.frames.motion_kinds", description=__doc__.split("\n")[0]
     )
     parser.add_argument("report", help="folder for table.md, rows.csv and record.json")
-    parser.add_argument("--checkpoint", nargs="+", default=[str(shipped)], help="of networks; several are compared")
+    parser.add_argument("--checkpoint", nargs="+", required=True, help="of networks; several are compared")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(9301, 9307)), help="of simulated runs")
     parser.add_argument("--missing", type=int, nargs="+", default=[1, 2, 3], help="frames left out of each gap")
     parser.add_argument("--frames", type=int, default=25, help="of each run")

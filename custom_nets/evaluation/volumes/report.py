@@ -90,7 +90,7 @@ def markdown_table(rows: Sequence[Row], pairs: Sequence[Row], summary: Sequence[
             ),
         ),
         *section(
-            "Padded 8-bit slices, the definitions of the TransMRSR code",
+            "Padded 8-bit slices, published definitions",
             "whole",
             (("padded_psnr", "PSNR (dB)", 2), ("padded_ssim", "SSIM", 4), ("padded_rmse", "RMSE (of 255)", 3)),
         ),
