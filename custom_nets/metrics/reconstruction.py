@@ -182,7 +182,7 @@ def vessel_scores(volume: Array, coverage: Array, spacing_mm: Sequence[float]) -
     """Measure a volume as a shape: at the threshold with the best Dice against voxels that are at least half vessel.
 
     Args:
-        volume: [x, y, z], such as the mean over time.
+        volume: [x, y, z], such as the maximum over time.
         coverage: [x, y, z] share of each voxel that is vessel.
         spacing_mm: x, y, z.
 

@@ -8,10 +8,12 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from custom_nets.apps.simulate_acquisition import main, write_phantom
 from custom_nets.data.angiography.acquisition_reader import read_acquisition
 from custom_nets.data.angiography.acquisition_writer import write_xa_run
+from custom_nets.operators.cone_beam import ConeBeamOperator, sart
 from custom_nets.simulation.phantom import PhantomSettings, VesselFlowPhantom
 from tests.tools.xa_writer import validator_errors
 
@@ -90,3 +92,14 @@ def test_command(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2 frames or more"):
         main([str(tmp_path / "other"), "--frames", "1"])
     assert not (tmp_path / "other").exists()
+
+
+def test_folder_and_runs_make_the_same_volume(tmp_path):
+    folder = write_phantom(VesselFlowPhantom(2, SMALL), tmp_path / "scan", xa="LOG")
+    pair = read_acquisition(folder / "xa", volume_shape=SMALL.volume_shape, voxel_mm=SMALL.voxel_mm)
+    volumes = [
+        sart(ConeBeamOperator.of(scan), torch.from_numpy(scan.projections), sweeps=2)
+        for scan in (read_acquisition(folder), pair)
+    ]
+    assert float(volumes[0].max()) > 0.005
+    assert float((volumes[1] - volumes[0]).norm() / volumes[0].norm()) < 1e-4

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 _COLUMNS = (
     ("error_4d", "4D error", 3),
     ("dice", "Dice", 3),
+    ("mean_dice", "Dice of the mean volume", 3),
     ("centreline_dice", "centreline Dice", 3),
     ("chamfer_mm", "Chamfer (mm)", 2),
     ("hd95_mm", "HD95 (mm)", 2),
@@ -77,8 +78,9 @@ def markdown_table(rows: Sequence[Row], summary: Sequence[Row]) -> str:
                 lines.append("")
     lines.append(
         f"'{BEST_STILL}' is the true volume's mean over time, seen at all times: what no still answer can better in 4D "
-        "error. Dice is that at each method's best threshold, against voxels that are at least half vessel; arrival "
-        "is measured there, too. Left-out views are compared with projections free of noise."
+        "error. Shapes are those of the maximum over time, at each method's threshold of best Dice, against voxels "
+        "that are at least half vessel; arrival is measured there, too. Left-out views are compared with projections "
+        "free of noise."
     )
     return "\n".join(lines) + "\n"
 
