@@ -221,16 +221,19 @@ def line_integrals(
     Raises:
         ValueError: more than half of the pixels have no logarithm.
     """
-    usable = (mask > 0) & (fill > 0)
-    if usable.mean() < 0.5:
+    integrals = np.empty(mask.shape, np.float32)
+    weights = np.empty(mask.shape, np.float32)
+    for k, (before, after) in enumerate(zip(mask, fill, strict=True)):  # a frame at a time: float64 of all is large
+        usable = (before > 0) & (after > 0)
+        safe = [np.where(usable, run, 1).astype(np.float64) for run in (before, after)]
+        integrals[k] = np.log(safe[0]) - np.log(safe[1])
+        weights[k] = usable / (1 / safe[0] + 1 / safe[1])
+    if (share := float((weights > 0).mean())) < 0.5:
         raise ValueError(
-            f"{100 * (1 - usable.mean()):.0f} % of the pixels of mask and fill run are zero or below: linear "
-            "intensities are needed, before the logarithm."
+            f"{100 * (1 - share):.0f} % of the pixels of mask and fill run are zero or below: linear intensities are "
+            "needed, before the logarithm."
         )
-    safe_mask, safe_fill = (np.where(usable, run, 1).astype(np.float64) for run in (mask, fill))
-    integrals = np.log(safe_mask) - np.log(safe_fill)
-    weights = usable / (1 / safe_mask + 1 / safe_fill)
-    return integrals.astype(np.float32), weights.astype(np.float32)
+    return integrals, weights
 
 
 def _projections(folder: Path, shape: tuple[int, int, int]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:

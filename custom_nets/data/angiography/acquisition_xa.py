@@ -7,7 +7,7 @@ makes a turn of it, and the choice is noted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from custom_nets.data.angiography.acquisition_folders import line_integrals
 from custom_nets.data.angiography.intensity import BACKGROUND, MaskSubtraction
 from custom_nets.data.angiography.run import AngiographyRun
 from custom_nets.data.angiography.views import Acquisition, default_volume
@@ -96,14 +95,19 @@ def read_xa_acquisition(
     if masks is None:
         projections, weights, kept, quantitative = _alone(run, own, primary, options, notes)
     else:
-        fill_log, known = _logarithm(run, options, notes)
-        mask_log, mask_known = _logarithm(masks, options, [])
+        logarithm, known = _logarithm(run, options, notes)
+        mask_logarithm, mask_known = _logarithm(masks, options, [])
         quantitative = known and mask_known
         _check_pair(run, masks)
         mask_primary, mask_secondary = _angles(masks, None, notes)
-        mask_log, kept = _at_angles(mask_log, mask_primary, primary, notes)
         _check_same_plane(run, secondary, masks, mask_secondary)
-        projections, weights = _subtracted(mask_log, fill_log[kept], known and mask_known)
+        kept, parts = _mask_shares(mask_primary, primary, notes)
+        projections, weights = _subtracted(
+            (sum(share * mask_logarithm(masks.frames[k]) for k, share in part) for part in parts),
+            (logarithm(run.frames[k]) for k in kept),
+            (len(kept), *run.size),
+            quantitative,
+        )
         _check_sign(projections, run, masks)
     seen = _open_area(run, None if masks is None else masks)
     if not seen.all():
@@ -314,34 +318,40 @@ def _check_still_table(run: AngiographyRun) -> None:
 # ---- intensities ----
 
 
-def _logarithm(run: AngiographyRun, options: XAOptions, notes: list[str]) -> tuple[NDArray[np.float64], bool]:
-    """[N, H, W] ln of the intensity up to a constant (-inf where there is none), and whether its scale is known."""
+def _logarithm(
+    run: AngiographyRun, options: XAOptions, notes: list[str]
+) -> tuple[Callable[[NDArray], NDArray[np.float64]], bool]:
+    """A map from stored frames to ln of the intensity up to a constant (-inf where there is none), and whether its
+    scale is known."""
     dataset, name = run.origin.dataset, run.origin.path
     relationship = str(run.origin.meta.get("intensity_relationship") or "")
-    stored = run.frames.astype(np.float64)
     lookup = anywhere(dataset, "ModalityLUTSequence") or anywhere(dataset, "PixelIntensityRelationshipLUTSequence")
     slope, intercept = float(dataset.get("RescaleSlope") or 1), float(dataset.get("RescaleIntercept") or 0)
     sign = int(anywhere(dataset, "PixelIntensityRelationshipSign") or 1)
+    top = run.stored_range[1]
+
+    def line(scale: float, offset: float = 0.0) -> Callable[[NDArray], NDArray[np.float64]]:
+        return lambda stored: scale * stored.astype(np.float64) + offset
+
     if relationship == "LIN":
-        linear = stored * slope + intercept
-        if sign < 0:  # more X-ray, smaller values
-            linear = run.stored_range[1] * slope + intercept - linear
-        return _safe_log(linear), True
+        # sign below zero: more X-ray, smaller values
+        linear = line(slope, intercept) if sign > 0 else line(-slope, top * slope)
+        return lambda stored: _safe_log(linear(stored)), True
     if relationship == "LOG":
         if options.log_scale is not None:
-            return sign * stored * abs(options.log_scale), True
+            return line(sign * abs(options.log_scale)), True
         if lookup:
-            return _safe_log(_looked_up(lookup[0], run.frames)), True
+            return lambda stored: _safe_log(_looked_up(lookup[0], stored)), True
         if str(dataset.get("RescaleType") or "") == "OD":  # thousandths of an optical density, darker is less X-ray
-            return -np.log(10) / 1000 * (stored * slope + intercept), True
+            return line(-np.log(10) / 1000 * slope, -np.log(10) / 1000 * intercept), True
         if slope != 1:
             notes.append(f"LOG values: RescaleSlope {slope:g} is taken to make natural logarithms of them")
-            return sign * (stored * slope + intercept), True
+            return line(sign * slope, sign * intercept), True
         notes.append(
             "LOG values without a scale: attenuation has no unit. Give the line integral per grey value as --log_scale "
             "to have one"
         )
-        return sign * stored * (_LONE_LOG_SPAN / run.stored_range[1]), False
+        return line(sign * _LONE_LOG_SPAN / top), False
     if not options.any_intensity:
         raise ValueError(
             f"{name} holds displayed grey values (PixelIntensityRelationship {relationship or 'is absent'}): they say "
@@ -349,12 +359,12 @@ def _logarithm(run: AngiographyRun, options: XAOptions, notes: list[str]) -> tup
             "without a unit."
         )
     notes.append("displayed grey values, as asked for: attenuation has no unit")
-    return sign * stored * (_LONE_LOG_SPAN / run.stored_range[1]), False
+    return line(sign * _LONE_LOG_SPAN / top), False
 
 
 def _safe_log(intensity: NDArray[np.float64]) -> NDArray[np.float64]:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(intensity > 0, np.log(np.where(intensity > 0, intensity, 1)), -np.inf)
+    usable = intensity > 0
+    return np.where(usable, np.log(np.where(usable, intensity, 1)), -np.inf)
 
 
 def _looked_up(item: Any, frames: NDArray) -> NDArray[np.float64]:
@@ -368,14 +378,27 @@ def _looked_up(item: Any, frames: NDArray) -> NDArray[np.float64]:
 
 
 def _subtracted(
-    mask_log: NDArray[np.float64], fill_log: NDArray[np.float64], known: bool
+    masks: Iterable[NDArray[np.float64]],
+    fills: Iterable[NDArray[np.float64]],
+    shape: tuple[int, int, int],
+    known: bool,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """Line integrals, and weights where the scale of the intensity is known."""
-    if known:
-        highest = float(max(mask_log.max(), fill_log.max()))
-        unit = highest - np.log(65535) if not 0 < highest < 30 else 0.0  # the unit of an intensity is free
-        return line_integrals(np.exp(mask_log - unit), np.exp(fill_log - unit))
-    return (mask_log - fill_log).astype(np.float32), None
+    """Line integrals, and weights where the scale of the intensity is known, of logarithms frame by frame."""
+    projections = np.empty(shape, np.float32)
+    weights = np.empty(shape, np.float32)
+    unit = None
+    for k, (mask, fill) in enumerate(zip(masks, fills, strict=True)):
+        usable = np.isfinite(mask) & np.isfinite(fill)
+        mask, fill = np.where(usable, mask, 0), np.where(usable, fill, 0)
+        projections[k] = mask - fill
+        if unit is None:  # that of an intensity is free: keep counts as they are, others in their range
+            highest = float(mask.max())
+            unit = highest - np.log(65535) if not 0 < highest < 30 else 0.0
+        # 1 / (1 / mask + 1 / fill)
+        weights[k] = usable * (np.exp(mask + fill - unit) / (np.exp(mask) + np.exp(fill)) if known else 1.0)
+    if (share := float((weights > 0).mean())) < 0.5:
+        raise ValueError(f"{100 * (1 - share):.0f} % of the pixels have no intensity above zero in mask or fill run.")
+    return projections, weights if known or share < 1 else None
 
 
 def _check_sign(projections: NDArray, run: AngiographyRun, masks: AngiographyRun) -> None:
@@ -427,16 +450,17 @@ def _check_same_plane(run: AngiographyRun, secondary: NDArray, masks: Angiograph
         )
 
 
-def _at_angles(
-    mask_log: NDArray[np.float64], mask_deg: NDArray[np.float64], fill_deg: NDArray[np.float64], notes: list[str]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The mask at the angles of the fill frames: the frame itself where it is near enough, otherwise between two.
+def _mask_shares(
+    mask_deg: NDArray[np.float64], fill_deg: NDArray[np.float64], notes: list[str]
+) -> tuple[NDArray[np.int64], list[list[tuple[int, float]]]]:
+    """Where each fill frame has its mask: a frame of the mask run that is near enough, otherwise between two.
 
     Returns:
-        [K, H, W] and the K fill frames that have a mask; those beyond the mask's arc have none.
+        The K fill frames that have a mask (those beyond the mask's arc have none), and for each of them frames of the
+        mask run and their shares.
     """
     order = np.argsort(mask_deg, kind="stable")
-    angles, frames = mask_deg[order], mask_log[order]
+    angles = mask_deg[order]
     # whole turns between the two clocks of angles
     fill = fill_deg + 360 * np.round((np.mean(angles) - np.mean(fill_deg)) / 360)
     kept = np.flatnonzero((fill >= angles[0] - _SAME_ANGLE_DEG) & (fill <= angles[-1] + _SAME_ANGLE_DEG))
@@ -445,23 +469,20 @@ def _at_angles(
             f"the arcs of mask ({angles[0]:.1f} to {angles[-1]:.1f} degrees) and fill run ({fill.min():.1f} to "
             f"{fill.max():.1f}) overlap in {len(kept)} of {len(fill)} frames only: give two runs on the same path."
         )
-    if len(kept) < len(fill):
-        gone = len(fill) - len(kept)
+    if gone := len(fill) - len(kept):
         notes.append(f"{gone} fill frames beyond the arc of the mask run are left out")
-    found = np.empty((len(kept), *mask_log.shape[1:]))
-    between = 0
-    for place, angle in enumerate(fill[kept]):
+    parts: list[list[tuple[int, float]]] = []
+    for angle in fill[kept]:
         nearest = int(np.abs(angles - angle).argmin())
         if abs(angles[nearest] - angle) <= _SAME_ANGLE_DEG:
-            found[place] = frames[nearest]
+            parts.append([(int(order[nearest]), 1.0)])
             continue
         after = int(np.searchsorted(angles, angle))
-        share = (angle - angles[after - 1]) / (angles[after] - angles[after - 1])
-        found[place] = (1 - share) * frames[after - 1] + share * frames[after]
-        between += 1
-    if between:
+        share = float((angle - angles[after - 1]) / (angles[after] - angles[after - 1]))
+        parts.append([(int(order[after - 1]), 1 - share), (int(order[after]), share)])
+    if between := sum(len(part) > 1 for part in parts):
         notes.append(f"the mask of {between} frames is interpolated in angle between two of its frames")
-    return found, kept
+    return kept, parts
 
 
 # ---- one run ----
@@ -493,8 +514,9 @@ def _alone(
     if options.subtracted:
         slope = float(run.origin.dataset.get("RescaleSlope") or 1)
         if run.origin.meta.get("intensity_relationship") == "LOG" and slope != 1 and options.log_scale is None:
-            values, known = _logarithm(run, options, notes)
-            return (-values).astype(np.float32), None, np.arange(count), known
+            logarithm, known = _logarithm(run, options, notes)
+            values = np.stack([-logarithm(frame).astype(np.float32) for frame in run.frames])
+            return values, None, np.arange(count), known
         grey = BACKGROUND - run.normalize(slice(None))  # how far below the ground, in units of the window
         if options.log_scale is not None:
             notes.append(f"subtracted frames: {options.log_scale:g} of line integral per grey value, as given")
@@ -512,15 +534,20 @@ def _alone(
         )
     if len(own) < _FEWEST:
         raise ValueError(f"{name}: only {len(own)} frames have a mask within the file: give --mask FILE.")
-    values, known = _logarithm(run, options, notes)
-    masks = np.empty((len(own), *run.size))
-    for place, index in enumerate(own):
+    logarithm, known = _logarithm(run, options, notes)
+    parts = []
+    for index in own:
         frames = list(_mask_frames(run.mapping.subtraction[run.mapping.item_for(index) or 0], int(index)))
         if (apart := float(np.abs(primary[frames] - primary[index]).max())) > _SAME_ANGLE_DEG:
             raise ValueError(
                 f"{name}: the mask that the file names for frame {index + 1} was taken {apart:.1f} degrees away. A "
                 "turning arm needs a mask run: give --mask FILE, or --subtracted True if the frames are subtracted."
             )
-        masks[place] = values[frames].mean(0)
-    projections, weights = _subtracted(masks, values[own], known)
+        parts.append(frames)
+    projections, weights = _subtracted(
+        (np.mean([logarithm(run.frames[k]) for k in frames], axis=0) for frames in parts),
+        (logarithm(run.frames[k]) for k in own),
+        (len(own), *run.size),
+        known,
+    )
     return projections, weights, own, known
