@@ -187,6 +187,8 @@ class CaseEvaluator(SupervisedEvaluator):
         """A format that cannot hold the result is refused before the work is done."""
         item = decollate_batch(engine.state.batch)[0]
         grid = Grid.of(item["image"])
+        if hasattr(self.inferer, "check_input"):
+            self.inferer.check_input(grid)
         if hasattr(self.inferer, "target_grid"):
             source, grid = grid, self.inferer.target_grid(grid)
             if text := source.check_overlap(grid):
@@ -216,6 +218,8 @@ class RunEvaluator(CaseEvaluator):
         super().__init__(decollate=False, **kwargs)
 
     def _check_format(self, engine: Any) -> None:
+        if hasattr(self.inferer, "check_input"):
+            self.inferer.check_input(engine.state.batch["image"])
         self.saver.format_for(engine.state.batch["image"])
 
     def result_of(self, case: str) -> Path:

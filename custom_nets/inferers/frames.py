@@ -68,9 +68,7 @@ def plan_times(
             mask frame, a rate or moments for a run whose times are unknown, nothing to make.
     """
     _check_request(frames_between, fps, times_s)
-    gaps = run.gaps(max_gap_s)
-    if not gaps:
-        raise ValueError("the run has no two neighbouring measured frames that are not mask frames: nothing to fill.")
+    gaps = _gaps(run, max_gap_s)
     if frames_between is not None:
         shares = np.arange(1, frames_between + 1) / (frames_between + 1)
         wanted = [gap.t0_s + shares * gap.seconds for gap in gaps]
@@ -100,6 +98,12 @@ def plan_times(
     if not plans:
         raise ValueError("every moment that was asked for has a measured frame already: nothing to make.")
     return plans
+
+
+def _gaps(run: AngiographyRun, max_gap_s: float) -> list[Gap]:
+    if not (gaps := run.gaps(max_gap_s)):
+        raise ValueError("the run has no two neighbouring measured frames that are not mask frames: nothing to fill.")
+    return gaps
 
 
 def _check_request(frames_between: Any, fps: Any, times_s: Any) -> None:
@@ -191,6 +195,14 @@ class FrameInterpolationInferer(Inferer):
         self.compile = compile
         self.crop = crop
         self.progress = progress
+
+    def check_input(self, run: AngiographyRun) -> None:
+        """Refuse a run that nothing can be made in, before the work.
+
+        Raises:
+            ValueError: there are no two neighbouring measured frames.
+        """
+        _gaps(run, self.max_gap_s)
 
     def __call__(  # type: ignore[override]  # a run is no tensor, and comes back longer
         self, inputs: AngiographyRun, network: Any, device: str | torch.device = "cpu"

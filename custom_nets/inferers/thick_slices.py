@@ -238,6 +238,14 @@ class ThickSliceInferer(Inferer):
             items.append(MetaTensor(torch.stack(values + deviations), affine=affine, meta=meta))
         return list_data_collate(items)
 
+    def check_input(self, source: Grid) -> None:
+        """Refuse a volume that is no stack of thick slices, before the work.
+
+        Raises:
+            ValueError: see :func:`find_thick_axis`.
+        """
+        find_thick_axis(source, self.thick_axis)
+
     def target_grid(self, source: Grid) -> Grid:
         """The output grid for an input grid."""
         if self.like is not None:

@@ -31,6 +31,7 @@ _HEADER_TAGS = [
     "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient",
     "PixelSpacing", "SliceThickness", "RescaleSlope", "RescaleIntercept", "BitsStored", "PixelRepresentation",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "PhotometricInterpretation",
+    "AcquisitionMatrix",
 ]  # fmt: skip
 
 
@@ -45,9 +46,9 @@ class DicomVolume:
         array: [x, y, z] float32, rescale slope and intercept (or the modality table) applied (x along a row, y down the
             rows, z over slices).
         affine: (4, 4) voxel index -> mm, RAS.
-        meta: plain values: ``series_uid``, ``series_description``, ``original_dtype``; where the headers have it
-            ``slice_thickness_mm`` and ``slice_gap_mm`` (distance of slices minus thickness); ``geometry_note`` if
-            something about the positions is unusual, ``notes`` if something else is.
+        meta: plain values: ``series_uid``, ``series_description``, ``modality``, ``bits_stored``, ``original_dtype``;
+            where the headers have it ``slice_thickness_mm`` and ``slice_gap_mm`` (distance of slices minus thickness);
+            ``geometry_note`` if something about the positions is unusual, ``notes`` if something else is.
         padding: [x, y, z], True where the headers say that nothing was measured; None: nowhere.
     """
 
@@ -72,7 +73,9 @@ class _Slice:
     modality: str
 
 
-def load_series(path: str | Path, series_uid: str | None = None, allow_irregular: bool = False) -> DicomVolume:
+def load_series(
+    path: str | Path, series_uid: str | None = None, allow_irregular: bool = False, values: bool = True
+) -> DicomVolume:
     """Read one series, classic (a file per slice) or enhanced multi-frame with a position per frame.
 
     Slices are ordered by their position along the normal. The third column of the affine is the step from the first to
@@ -85,6 +88,7 @@ def load_series(path: str | Path, series_uid: str | None = None, allow_irregular
         series_uid: SeriesInstanceUID to take where the folder holds several.
         allow_irregular: accept slices off a regular grid by more than 10 % of their distance; the volume is then
             spread evenly from the first to the last slice.
+        values: False reads the headers only; the array is then zero everywhere and takes no memory.
 
     Raises:
         ValueError: no DICOM image or several series in the folder, slices that do not form a volume (sizes or
@@ -96,7 +100,12 @@ def load_series(path: str | Path, series_uid: str | None = None, allow_irregular
     normal = np.cross(*slices[0].axes)
     positions = np.stack([piece.position for piece in slices])
     step, note = _slice_step(positions, normal, [piece.path.name for piece in slices], name, allow_irregular)
-    array, dtype, padding = _read_pixels(slices, notes)
+    columns, rows = slices[0].size
+    array, dtype, padding = (
+        _read_pixels(slices, notes)
+        if values
+        else (np.broadcast_to(np.float32(0), (columns, rows, len(slices))), "", None)
+    )
     for text in filter(None, (note, "; ".join(sorted(notes)))):
         logger.warning("%s: %s", name, text)
 
@@ -109,6 +118,8 @@ def load_series(path: str | Path, series_uid: str | None = None, allow_irregular
     meta: dict[str, Any] = {
         "series_uid": text_of(header, "SeriesInstanceUID"),
         "series_description": text_of(header, "SeriesDescription"),
+        "modality": text_of(header, "Modality"),
+        "bits_stored": int(valid_number(header, "BitsStored") or 0),
         "original_dtype": dtype,
     }
     if slices[0].thickness:
@@ -150,6 +161,12 @@ def _find_slices(path: Path, series_uid: str | None) -> tuple[list[_Slice], list
     shared = len(slices) - len({(piece.uid, piece.frame) for piece in slices})
     if shared:
         notes.add(f"{shared + 1} slices at different places share SOPInstanceUIDs: all are taken")
+    matrix = numbers(datasets[0][1], "AcquisitionMatrix")
+    if matrix is not None and 0 < matrix.max() < 0.75 * max(slices[0].size):
+        notes.add(
+            f"AcquisitionMatrix is {' x '.join(f'{n:g}' for n in matrix if n)}: the planes of "
+            f"{' x '.join(map(str, slices[0].size))} were interpolated by the scanner"
+        )
     for modality in {piece.modality for piece in slices} - {"MR"}:
         notes.add(f"Modality is {modality or 'missing'}, not MR")
     return slices, datasets, notes

@@ -23,7 +23,7 @@ _ROUNDING_MM = 0.1  # a shear of no more over the whole volume is rounding, not 
 
 
 def read_nifti(
-    path: str | Path, memory_gb: float | None = None
+    path: str | Path, memory_gb: float | None = None, values: bool = True
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], dict[str, Any]]:
     """Read what nibabel reads: NIfTI (.nii, .nii.gz, .nii.bz2, .hdr/.img), MGH (.mgz, .mgh), ...
 
@@ -32,6 +32,7 @@ def read_nifti(
     Args:
         path: of the file.
         memory_gb: what reading it and a working copy may take, in GiB, asked before any voxel is read.
+        values: False reads the header only; the array is then zero everywhere and takes no memory.
 
     Returns:
         The array [x, y, z] or [x, y, z, t], float32 with slope and intercept applied; the affine (4, 4), index -> mm,
@@ -48,7 +49,8 @@ def read_nifti(
     try:
         image = open_image(path)
         dtype = image.get_data_dtype()
-        array = image_array(image, np.float32, path, memory_gb)
+        zero = np.broadcast_to(np.float32(0), image.shape)
+        array = image_array(image, np.float32, path, memory_gb) if values else zero
         if image.affine is None:
             raise ValueError("it has no affine")
     except DAMAGED as error:
