@@ -6,6 +6,7 @@ from .adversarial import AdversarialTrainer
 from .batches import (
     predict_gap,
     predict_published_gap,
+    prepare_acquisition,
     prepare_gap,
     prepare_planes,
     prepare_points,
@@ -13,7 +14,7 @@ from .batches import (
     prepare_run,
     single_item,
 )
-from .cases import CaseEvaluator, RunEvaluator, record_path
+from .cases import CaseEvaluator, ReconstructionEvaluator, RunEvaluator, record_path
 from .scan_fitting import ActivateLevels, DensifyAndPrune, FitCurve, GrowGrid, ScanFitting
 from .vessel_support import VesselSupport, vessel_support
 
@@ -27,9 +28,11 @@ __all__ = [
     "vessel_support",
     "AdversarialTrainer",
     "CaseEvaluator",
+    "ReconstructionEvaluator",
     "RunEvaluator",
     "predict_gap",
     "predict_published_gap",
+    "prepare_acquisition",
     "prepare_gap",
     "prepare_planes",
     "prepare_points",

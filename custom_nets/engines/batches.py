@@ -12,6 +12,7 @@ from custom_nets.networks.published_transmrsr import published_units
 __all__ = [
     "predict_gap",
     "predict_published_gap",
+    "prepare_acquisition",
     "prepare_gap",
     "prepare_planes",
     "prepare_points",
@@ -75,6 +76,13 @@ def prepare_run(
 ) -> tuple[Any, None, tuple[()], dict[str, Any]]:
     """For whole runs: the inferer takes the run as it is and moves to the device what it works on."""
     return batchdata["image"], None, (), {"device": device}
+
+
+def prepare_acquisition(
+    batchdata: dict[str, Any], device: str | torch.device | None = None, non_blocking: bool = False, **kwargs: Any
+) -> tuple[Any, None, tuple[()], dict[str, Any]]:
+    """For rotational acquisitions, which a fit of their own is made of; it is told the case's name, too."""
+    return batchdata["image"], None, (), {"device": device, "case": str(batchdata["case"])}
 
 
 def predict_gap(network: Any, batchdata: dict[str, torch.Tensor]) -> torch.Tensor:

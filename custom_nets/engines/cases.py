@@ -23,7 +23,7 @@ from custom_nets.utils.errors import root_cause
 from custom_nets.utils.files import absolute, check_writable, data_bytes, remove_old_parts
 from custom_nets.utils.processes import StoreGroup, process_rank, share
 
-__all__ = ["CaseEvaluator", "CasesFailed", "RunEvaluator", "record_path"]
+__all__ = ["CaseEvaluator", "CasesFailed", "ReconstructionEvaluator", "RunEvaluator", "record_path"]
 
 logger = logging.getLogger(__name__)
 
@@ -241,6 +241,20 @@ class RunEvaluator(CaseEvaluator):
                 "--output_postfix, or --overwrite True to replace it."
             )
         return super()._already_there(case, image)
+
+
+class ReconstructionEvaluator(RunEvaluator):
+    """The same for rotational acquisitions, each of which gets a fit of its own.
+
+    The loader must have ``collate_fn`` :func:`custom_nets.engines.single_item`, the saver must be
+    :class:`custom_nets.transforms.SaveReconstructiond`.
+    """
+
+    def _check_format(self, engine: Any) -> None:
+        self.inferer.times_for(engine.state.batch["image"])
+
+    def result_of(self, case: str) -> Path:
+        return self.saver.path_for(case)
 
 
 def record_path(volume_path: Path) -> Path:

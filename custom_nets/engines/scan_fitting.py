@@ -400,6 +400,7 @@ class ScanFitting:
         self.save_every_s, self.seed, self.progress = save_every_s, seed, progress
         self.noise = 0.0
 
+    @torch.enable_grad()
     def fit(
         self,
         network: AttenuationField,

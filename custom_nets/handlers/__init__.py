@@ -10,6 +10,7 @@ from .inference_record import InferenceRecord
 from .loss_epoch import LossEpoch
 from .mlflow_run import MLflowEvaluation, MLflowRun
 from .progress import TrainingProgress
+from .reconstruction_record import ReconstructionRecord
 from .run_record import RunRecord
 from .time_budget import TimeBudget
 from .training_state import TrainingState
@@ -23,6 +24,7 @@ __all__ = [
     "LossEpoch",
     "MLflowEvaluation",
     "MLflowRun",
+    "ReconstructionRecord",
     "RunRecord",
     "SampleGrid",
     "ThickSlicePicture",

@@ -3,6 +3,7 @@ from __future__ import annotations
 from .autocast import AutocastInferer
 from .frames import FrameInterpolationInferer, plan_times
 from .implicit import ImplicitVolumeInferer, PublishedProcedureInferer, resolve_grid
+from .reconstruction import Reconstruction, ReconstructionInferer, load_fit, save_fit
 from .streaming import PlaneStreamer
 from .thick_slices import ThickSliceInferer, find_thick_axis
 
@@ -12,8 +13,12 @@ __all__ = [
     "ImplicitVolumeInferer",
     "PlaneStreamer",
     "PublishedProcedureInferer",
+    "Reconstruction",
+    "ReconstructionInferer",
     "ThickSliceInferer",
     "find_thick_axis",
+    "load_fit",
     "plan_times",
     "resolve_grid",
+    "save_fit",
 ]

@@ -131,6 +131,9 @@ class VPAL(AttenuationField):
         self.probability = nn.ModuleList([HashEncoding(3, **space), _perceptron(levels * features, width, hidden)])
         self.still = nn.ModuleList([HashEncoding(3, **space), _perceptron(levels * features, width, hidden)])
         self.moving = nn.ModuleList([HashEncoding(4, **moving), _perceptron(dynamic_levels * features, width, hidden)])
+        self.levels, self.features, self.log2_table, self.base, self.growth = levels, features, log2_table, base, growth
+        self.dynamic_levels, self.dynamic_base, self.dynamic_growth = dynamic_levels, dynamic_base, dynamic_growth
+        self.width, self.hidden = width, hidden
         self.sparsity = sparsity
         self.rectified = rectified
         self.points: torch.Tensor | None = None

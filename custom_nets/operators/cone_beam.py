@@ -230,6 +230,7 @@ class SupportOperator:
         self.panel_shape = (int(panel_shape[0]), int(panel_shape[1]))
         self.voxels = voxels
         self.memory_gb = memory_gb
+        self.remember = True  # keep the matrices of views that are seen for the first time
         self._matrices: dict[bytes, tuple[torch.Tensor, torch.Tensor]] = {}
         self._bytes = 0
 
@@ -273,7 +274,7 @@ class SupportOperator:
         if (known := self._matrices.get(key)) is None:
             known = self._build(vector)
             size = sum(part.numel() * part.element_size() for m in known for part in _parts(m))
-            if self._bytes + size <= self.memory_gb * 2**30:
+            if self.remember and self._bytes + size <= self.memory_gb * 2**30:
                 self._matrices[key] = known
                 self._bytes += size
         return known

@@ -13,6 +13,7 @@ from .frame_interpolation import FixedFrameGapd, LoadTrainingRund, RandFrameGapd
 from .intensity import RestoreIntensityd, ScaleToUnitRanged
 from .io import LoadVolumed, SaveVolumed, load_volume
 from .published_arssr import PublishedPaird
+from .reconstruction_io import LoadAcquisitiond, SaveReconstructiond
 from .subjects import LoadSubjectd
 from .synthetic_contrast import RandContrastFromLabelsd
 from .thick_slices import RandSlabd, RandThickSlicesd, SlabToPlaned
@@ -22,6 +23,7 @@ __all__ = [
     "DegradeVolumed",
     "DifferentiableAugment",
     "FixedFrameGapd",
+    "LoadAcquisitiond",
     "LoadAngiographyd",
     "LoadSubjectd",
     "LoadTrainingRund",
@@ -37,6 +39,7 @@ __all__ = [
     "RandThickSlicesd",
     "RestoreIntensityd",
     "SaveAngiographyd",
+    "SaveReconstructiond",
     "SaveVolumed",
     "ScaleToUnitRanged",
     "SlabToPlaned",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -144,10 +145,25 @@ class AttenuationField(nn.Module):
 
     # ---- files ----
 
+    def arguments(self) -> dict[str, Any]:
+        """What the field was made with; each argument of a field is an attribute of the same name."""
+        return {name: getattr(self, name) for name in list(inspect.signature(type(self)).parameters)}
+
     def saved(self) -> dict[str, Any]:
-        """All that :meth:`restore` needs, as tensors and plain types."""
+        """All that :meth:`restore` and :meth:`from_saved` need, as tensors and plain types."""
         _, grid = self.bound()
-        return {"grid": grid.plain(), "state": {k: v.detach().cpu() for k, v in self.state_dict().items()}}
+        return {
+            "arguments": self.arguments(),
+            "grid": grid.plain(),
+            "state": {k: v.detach().cpu() for k, v in self.state_dict().items()},
+        }
+
+    @classmethod
+    def from_saved(cls, saved: dict[str, Any], device: torch.device | str = "cpu") -> AttenuationField:
+        """Make the field that :meth:`saved` told of."""
+        made = cls(**saved["arguments"])
+        made.restore(saved, device)
+        return made
 
     def restore(self, saved: dict[str, Any], device: torch.device | str = "cpu") -> None:
         """Become the field that :meth:`saved` told of, whatever size its parameters have grown to."""

@@ -1,0 +1,263 @@
+"""From a rotational acquisition to a 4D volume: fit a field to it, and ask the field for everything."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.inferers import Inferer
+from numpy.typing import NDArray
+
+from custom_nets.data.angiography.arrival import half_rise_time
+from custom_nets.data.angiography.views import Acquisition
+from custom_nets.engines.scan_fitting import FitCurve, ScanFitting, acquisition_fingerprint
+from custom_nets.geometry.cone_beam import ConeBeam
+from custom_nets.metrics.projections import projection_scores
+from custom_nets.networks.layers.attenuation_field import AttenuationField
+from custom_nets.operators.cone_beam import view_vectors
+from custom_nets.utils.files import part_path
+
+__all__ = ["Reconstruction", "ReconstructionInferer", "load_fit", "save_fit"]
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = "custom_nets scan fit 1"
+_VESSEL = 0.2  # of the attenuation of well filled vessel: a voxel that never gets there is no vessel
+
+
+@dataclass(eq=False)
+class Reconstruction:
+    """A fitted field and the acquisition it was fitted to.
+
+    Args:
+        network: the field.
+        acquisition: all frames.
+        kept: the frames that the fit saw.
+        times_s: [T] of the 4D volume.
+        curve: how the fit went; None when it was read from a file.
+        scores: of the left-out views (of the kept ones where none was left out).
+        warnings: sentences; the first says whether the scan fits at all.
+    """
+
+    network: AttenuationField
+    acquisition: Acquisition
+    kept: NDArray[np.int64]
+    times_s: NDArray[np.float64]
+    curve: FitCurve | None = None
+    scores: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def left_out(self) -> NDArray[np.int64]:
+        """The frames that the fit did not see."""
+        return self.acquisition.left_out(self.kept)
+
+    @property
+    def vessel_level(self) -> float:
+        """Attenuation in 1/mm that a voxel has to reach at some time to count as vessel."""
+        _, grid = self.network.bound()
+        return _VESSEL * grid.attenuation
+
+    @cached_property
+    def _curves(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        voxels, curves = self.network.voxel_curves(self.acquisition.times_s)
+        return voxels.numpy(), curves.numpy()
+
+    def _spread(self, values: NDArray, elsewhere: float = 0.0) -> NDArray[np.float32]:
+        return _spread(self.acquisition.volume_shape, self._curves[0], values, elsewhere)
+
+    @cached_property
+    def mean_volume(self) -> NDArray[np.float32]:
+        """[nx, ny, nz] mean over the times of all frames, 1/mm."""
+        return self._spread(self._curves[1].mean(0))
+
+    @cached_property
+    def peak_volume(self) -> NDArray[np.float32]:
+        """[nx, ny, nz] maximum over the times of all frames, 1/mm."""
+        return self._spread(self._curves[1].max(0))
+
+    @cached_property
+    def arrival_s(self) -> NDArray[np.float32]:
+        """[nx, ny, nz] when each voxel reaches half of its maximum within the scan; NaN where there is no vessel."""
+        curves = self._curves[1]
+        arrival = half_rise_time(curves, self.acquisition.times_s)
+        return self._spread(np.where(curves.max(0) >= self.vessel_level, arrival, np.nan), np.nan)
+
+    def volumes(self) -> Any:
+        """Give [nx, ny, nz] at each of ``times_s``, one after the other."""
+        for time_s in self.times_s:
+            voxels, curves = self.network.voxel_curves([time_s])
+            yield _spread(self.acquisition.volume_shape, voxels.numpy(), curves[0].numpy(), 0.0)
+
+    @torch.no_grad()
+    def render(self, geometry: ConeBeam, times_s: Sequence[float] | NDArray) -> NDArray[np.float32]:
+        """Give what a C-arm would see, [n, H, W], from anywhere at any time (seconds since the first fill frame).
+
+        Raises:
+            ValueError: another picture size than the acquisition's.
+        """
+        operator, grid = self.network.bound()
+        if tuple(geometry.shape) != tuple(grid.panel_shape):
+            raise ValueError(f"pictures must be {grid.panel_shape} as the acquisition's, got {geometry.shape}.")
+        vectors = torch.as_tensor(view_vectors(geometry))
+        times = torch.as_tensor(np.asarray(times_s), dtype=torch.float32).to(self.network.voxels.device)
+        operator.remember = False
+        try:
+            parts = [self.network(vectors[k : k + 1], times[k : k + 1])[0, 0].cpu() for k in range(len(vectors))]
+        finally:
+            operator.remember = True
+        return torch.stack(parts).numpy()
+
+
+def _spread(shape: Sequence[int], voxels: NDArray, values: NDArray, elsewhere: float) -> NDArray[np.float32]:
+    volume = np.full(int(np.prod(shape)), elsewhere, np.float32)
+    volume[voxels] = values
+    return volume.reshape(shape)
+
+
+class ReconstructionInferer(Inferer):
+    """Fit a copy of the network to an acquisition, score it on the views left out, and give a :class:`Reconstruction`.
+
+    Args:
+        fitting: how to fit.
+        views: frames to keep, evenly chosen as the papers do; the others are scored. None: all.
+        times_s: of the 4D volume, in seconds since the first fill frame.
+        num_times: so many even times from the first frame to the last, where ``times_s`` is not given.
+        fit_file: a fit that was saved: nothing is fitted.
+        state_dir: where a fit that goes on leaves its state, to go on from after a kill; None: nowhere.
+
+    Raises:
+        ValueError: both, or impossible, times.
+    """
+
+    def __init__(
+        self,
+        fitting: ScanFitting,
+        views: int | None = None,
+        times_s: Sequence[float] | None = None,
+        num_times: int | None = None,
+        fit_file: str | Path | None = None,
+        state_dir: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        if times_s is not None and num_times is not None:
+            raise ValueError("give times_s or num_times, not both.")
+        if num_times is not None and num_times < 1:
+            raise ValueError(f"num_times must be 1 or more, got {num_times}.")
+        self.fitting, self.views = fitting, views
+        self.times_s = None if times_s is None else np.atleast_1d(np.asarray(times_s, dtype=np.float64))
+        if self.times_s is not None and not (np.isfinite(self.times_s).all() and (np.diff(self.times_s) > 0).all()):
+            raise ValueError(f"times_s must rise and be finite, got {self.times_s.tolist()}.")
+        self.num_times = num_times or 12
+        self.fit_file = fit_file
+        self.state_dir = None if state_dir is None else Path(state_dir)
+
+    def times_for(self, acquisition: Acquisition) -> NDArray[np.float64]:
+        """Times of the 4D volume.
+
+        Raises:
+            ValueError: outside of the scan.
+        """
+        first, last = float(acquisition.times_s[0]), float(acquisition.times_s[-1])
+        if self.times_s is None:
+            return np.linspace(first, last, self.num_times)
+        if self.times_s.min() < first - 1e-6 or self.times_s.max() > last + 1e-6:
+            raise ValueError(
+                f"times_s must lie within the scan, {first:g} to {last:g} s, got {self.times_s.tolist()}: before and "
+                "after it nothing was measured."
+            )
+        return self.times_s
+
+    def __call__(  # type: ignore[override]
+        self,
+        inputs: Acquisition,
+        network: AttenuationField,
+        *args: Any,
+        device: torch.device | str = "cpu",
+        case: str = "scan",
+        **kwargs: Any,
+    ) -> Reconstruction:
+        times_s = self.times_for(inputs)
+        kept = np.arange(len(inputs)) if self.views is None else inputs.views(self.views)
+        curve: FitCurve | None = None
+        if self.fit_file is not None:
+            fitted = load_fit(self.fit_file, inputs, type(network), device)
+            kept = np.asarray(fitted["kept"])
+            field_ = fitted["network"]
+        else:
+            field_ = copy.deepcopy(network)
+            state = None if self.state_dir is None else self.state_dir / f".{case}_fitting.pt"
+            curve = self.fitting.fit(field_, inputs.subset(kept), device, state)
+        found = Reconstruction(field_, inputs, kept, times_s, curve)
+        _score(found)
+        return found
+
+
+def _score(found: Reconstruction) -> None:
+    """Compare the left-out views, and warn where the scan does not fit."""
+    scan = found.acquisition
+    compared = found.left_out if len(found.left_out) else found.kept
+    some = scan.subset(compared)
+    rendered = found.render(some.geometry, some.times_s)
+    found.scores = {
+        "views_are": "left out" if len(found.left_out) else "those of the fit: none was left out",
+        **projection_scores(rendered, some.projections),
+    }
+    mean = scan.projections[found.kept].mean(0)
+    of_mean = float(np.linalg.norm(some.projections - mean) / max(np.linalg.norm(some.projections), 1e-12))
+    found.scores["relative_error_of_the_mean_picture"] = of_mean
+    if found.scores["relative_error"] >= of_mean:
+        found.warnings.append(
+            f"this does not fit: views that were {found.scores['views_are'].split(':')[0]} are off by "
+            f"{found.scores['relative_error']:.2f} of their size, the mean picture alone by {of_mean:.2f}. Check the "
+            "geometry (angles, distances, pixel size, order of frames), the times and the subtraction."
+        )
+    if not scan.quantitative:
+        found.warnings.append("the pictures are no line integrals: the volume's attenuation has no unit")
+
+
+def save_fit(path: str | Path, found: Reconstruction) -> Path:
+    """Write a fitted field, to be rendered again with :func:`load_fit`; whole or not at all."""
+    path = Path(path)
+    content = {
+        "format": _FORMAT,
+        "method": type(found.network).__name__,
+        "network": found.network.saved(),
+        "fingerprint": acquisition_fingerprint(found.acquisition),
+        "kept": found.kept.tolist(),
+    }
+    part = part_path(path)
+    try:
+        torch.save(content, part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def load_fit(
+    path: str | Path, acquisition: Acquisition, kind: type[AttenuationField], device: torch.device | str = "cpu"
+) -> dict[str, Any]:
+    """Read a fit: ``network``, ``kept``.
+
+    Raises:
+        ValueError: no such file, of another method, or of another acquisition.
+    """
+    try:
+        content = torch.load(Path(path).expanduser(), map_location="cpu", weights_only=True)
+        method = content["method"] if content["format"] == _FORMAT else None
+    except Exception as error:  # whatever a broken file brings up
+        raise ValueError(f"{path} is no saved fit: {' '.join(str(error).split())[:200]}") from error
+    if method != kind.__name__:
+        raise ValueError(f"{path} is a fit of {method}, but this configuration is for {kind.__name__}.")
+    if content["fingerprint"] != acquisition_fingerprint(acquisition):
+        raise ValueError(f"{path} is a fit of another acquisition than the input (or of another volume grid).")
+    return {"network": kind.from_saved(content["network"], device), "kept": content["kept"]}
