@@ -60,14 +60,14 @@ class ReconstructionRecord(InferenceRecord):
         device = engine.state.device
         curve = output.curve
         volume = written["volume"]
-        source = None if scan.origin is None else scan.origin.path
+        source = engine.data_loader.dataset.data[0]["image"]
         write_json(
             record,
             {
                 "warnings": output.warnings,
                 "case": case,
                 "input": {
-                    "file": source and absolute(source),
+                    "file": absolute(source),
                     "frames": len(scan),
                     "size": list(scan.size),
                     "kept_frames": (output.kept + 1).tolist(),

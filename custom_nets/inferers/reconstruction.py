@@ -20,7 +20,7 @@ from custom_nets.data.angiography.arrival import half_rise_time
 from custom_nets.data.angiography.views import Acquisition
 from custom_nets.engines.scan_fitting import FitCurve, ScanFitting, acquisition_fingerprint
 from custom_nets.geometry.cone_beam import ConeBeam
-from custom_nets.metrics.projections import projection_scores
+from custom_nets.metrics.reconstruction import view_scores
 from custom_nets.networks.layers.attenuation_field import AttenuationField
 from custom_nets.operators.cone_beam import view_vectors
 from custom_nets.utils.files import part_path
@@ -208,15 +208,16 @@ def _score(found: Reconstruction) -> None:
     some = scan.subset(compared)
     rendered = found.render(some.geometry, some.times_s)
     found.scores = {
-        "views_are": "left out" if len(found.left_out) else "those of the fit: none was left out",
-        **projection_scores(rendered, some.projections),
+        "which": "left out" if len(found.left_out) else "fitted, as none was left out",
+        "views": len(some),
+        **view_scores(rendered, some.projections),
     }
     mean = scan.projections[found.kept].mean(0)
     of_mean = float(np.linalg.norm(some.projections - mean) / max(np.linalg.norm(some.projections), 1e-12))
-    found.scores["relative_error_of_the_mean_picture"] = of_mean
-    if found.scores["relative_error"] >= of_mean:
+    found.scores["nrmse_of_the_mean_picture"] = of_mean
+    if found.scores["nrmse"] >= of_mean:
         found.warnings.append(
-            f"this does not fit: views that were {found.scores['views_are'].split(':')[0]} are off by "
+            f"this does not fit: views that were {found.scores['which']} are off by "
             f"{found.scores['relative_error']:.2f} of their size, the mean picture alone by {of_mean:.2f}. Check the "
             "geometry (angles, distances, pixel size, order of frames), the times and the subtraction."
         )

@@ -43,7 +43,7 @@ def reconstruction_figure(path: str | Path, found: Any, case: str = "") -> Path:
         axes[row, 0].set_ylabel(f"frame {index + 1}, {scan.times_s[index]:.2f} s", fontsize=8)
     for ax, name in zip(axes[0], ("measured", "fitted", "measured - fitted"), strict=True):
         ax.set_title(name, fontsize=9)
-    figure.colorbar(drawn, ax=list(axes[: len(shown), 2]), fraction=0.04, label="line integral")
+    _bar(figure, axes[: len(shown), 2], drawn, "measured - fitted")
 
     peak, arrival = found.peak_volume, found.arrival_s
     vessel = peak[peak > found.vessel_level]
@@ -61,13 +61,13 @@ def reconstruction_figure(path: str | Path, found: Any, case: str = "") -> Path:
             draw_letters(ax, letters)
     axes[-2, 0].set_ylabel("maximum over time", fontsize=8)
     axes[-1, 0].set_ylabel("arrival", fontsize=8)
-    figure.colorbar(coloured, ax=list(axes[-1]), fraction=0.02, label="arrival in s")
+    _bar(figure, axes[-1:, 2], coloured, "arrival in s")
 
     height = figure.get_size_inches()[1]
     scores = found.scores
     title = f"{case}: {type(found.network).__name__}, {len(found.kept)} of {len(scan)} views"
     if scores:
-        title += f"; {scores['views']} views {scores['views_are'].split(':')[0]}: PSNR {scores['psnr_db']:.1f} dB"
+        title += f"; {scores['views']} views {scores['which']}: PSNR {scores['psnr']:.1f} dB"
     figure.text(0.02, 1 - 0.22 / height, title, fontsize=10, va="top")
     if found.warnings:
         figure.text(
@@ -75,3 +75,12 @@ def reconstruction_figure(path: str | Path, found: Any, case: str = "") -> Path:
         )
     save_figure(figure, path)
     return Path(path)
+
+
+def _bar(figure: Any, beside: Any, drawn: Any, label: str) -> None:
+    """A colour bar in the right margin, beside some panels."""
+    boxes = [ax.get_position() for ax in beside]
+    low, high = min(b.y0 for b in boxes), max(b.y1 for b in boxes)
+    bar = figure.add_axes((boxes[0].x1 + 0.01, low + 0.1 * (high - low), 0.012, 0.8 * (high - low)))
+    figure.colorbar(drawn, cax=bar).set_label(label, fontsize=7)
+    bar.tick_params(labelsize=7)
