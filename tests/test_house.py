@@ -197,7 +197,7 @@ def _code_words(path: Path) -> set[str]:
 def test_a_method_is_named_in_its_own_files_alone() -> None:
     """Else a new method would have to be entered in a table somewhere."""
     methods = [path.parents[1].name for path in (ROOT / "bundles").glob("*/configs/metadata.json")]
-    formats = "acquisition"  # files that read and write folder layouts, which are called by the methods that brought them
+    formats = "acquisition"  # files for folder layouts, which are called by the methods that brought them
     found = []
     for path in [*PACKAGE.rglob("*.py"), *(ROOT / "monailabel_app").rglob("*.py")]:
         if path.stem in ("__init__", "_moved") or formats in path.stem:
