@@ -26,10 +26,10 @@ page.unpack = async function (name) {
   for (let start = 0; start < q.length; start += size) {
     const low = 2 * start, high = low + size;
     for (let r = 0, i = 0; r < rows; r++) {
+      let left = 0;
       for (let c = 0; c < columns; c++, i++) {
-        const z = folded[low + i] | (folded[high + i] << 8);
-        const left = c ? q[start + i - 1] : 0, up = r ? q[start + i - columns] : 0;
-        q[start + i] = (c && r ? (left + up) >> 1 : left + up) + ((z >> 1) ^ -(z & 1));
+        const z = folded[low + i] | (folded[high + i] << 8), up = r ? q[start + i - columns] : 0;
+        left = q[start + i] = ((c && r ? (left + up) >> 1 : left + up) + ((z >> 1) ^ -(z & 1))) & 65535;
       }
     }
   }

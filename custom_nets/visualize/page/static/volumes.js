@@ -8,30 +8,27 @@
   const clamp = (v, low, high) => Math.min(high, Math.max(low, v));
   const apply = (m, p) => [0, 1, 2].map((r) => m[r][0] * p[0] + m[r][1] * p[1] + m[r][2] * p[2] + m[r][3]);
 
-  // Trilinear, edges repeated: the input on the result's grid, in the result's steps.
-  function interpolated() {
-    const q = new Uint16Array(nx * ny * nz), m = data.to_input, source = input.q;
-    const [sz, sy, sx] = input.shape, ratio = input.step / step, shift = (input.offset - offset) / step;
-    let n = 0;
-    for (let k = 0; k < nz; k++) for (let j = 0; j < ny; j++) {
-      let [x, y, z] = apply(m, [0, j, k]);
-      for (let i = 0; i < nx; i++, n++, x += m[0][0], y += m[1][0], z += m[2][0]) {
-        const a = x < 0 ? 0 : x > sx - 1 ? sx - 1 : x, b = y < 0 ? 0 : y > sy - 1 ? sy - 1 : y;
-        const c = z < 0 ? 0 : z > sz - 1 ? sz - 1 : z;
-        const i0 = a | 0, j0 = b | 0, k0 = c | 0, u = a - i0, v = b - j0, w = c - k0;
-        const di = i0 < sx - 1 ? 1 : 0, dj = j0 < sy - 1 ? sx : 0, dk = k0 < sz - 1 ? sx * sy : 0;
-        const o = i0 + sx * (j0 + sy * k0);
-        const p00 = source[o] + u * (source[o + di] - source[o]);
-        const p10 = source[o + dj] + u * (source[o + dj + di] - source[o + dj]);
-        const p01 = source[o + dk] + u * (source[o + dk + di] - source[o + dk]);
-        const p11 = source[o + dk + dj] + u * (source[o + dk + dj + di] - source[o + dk + dj]);
-        const p0 = p00 + v * (p10 - p00), value = p0 + w * (p01 + v * (p11 - p01) - p0);
-        q[n] = clamp(Math.round(value * ratio + shift), 0, 65535);
-      }
-    }
-    return { q, shape: after.shape, step, offset };
+  // The input between its voxels, trilinear, edges repeated, at a voxel of the result; in the result's steps.
+  const [sz, sy, sx] = input.shape, source = input.q, ratio = input.step / step, shift = (input.offset - offset) / step;
+  const [[m00, m01, m02, m03], [m10, m11, m12, m13], [m20, m21, m22, m23]] = data.to_input;
+  function interpolated(i, j, k) {
+    const x = m00 * i + m01 * j + m02 * k + m03, y = m10 * i + m11 * j + m12 * k + m13, z = m20 * i + m21 * j + m22 * k + m23;
+    const a = x < 0 ? 0 : x > sx - 1 ? sx - 1 : x, b = y < 0 ? 0 : y > sy - 1 ? sy - 1 : y, c = z < 0 ? 0 : z > sz - 1 ? sz - 1 : z;
+    const i0 = a | 0, j0 = b | 0, k0 = c | 0, u = a - i0, v = b - j0, w = c - k0, o = i0 + sx * (j0 + sy * k0);
+    const di = i0 < sx - 1 ? 1 : 0, dj = j0 < sy - 1 ? sx : 0, dk = k0 < sz - 1 ? sx * sy : 0;
+    const p00 = source[o] + u * (source[o + di] - source[o]), p10 = source[o + dj] + u * (source[o + dj + di] - source[o + dj]);
+    const p01 = source[o + dk] + u * (source[o + dk + di] - source[o + dk]), p11 = source[o + dk + dj] + u * (source[o + dk + dj + di] - source[o + dk + dj]);
+    const p0 = p00 + v * (p10 - p00);
+    return ratio * (p0 + w * (p01 + v * (p11 - p01) - p0)) + shift;
   }
-  const before = interpolated();
+  // All of it, for what needs a whole volume; planes are interpolated as they are looked at.
+  let whole = null;
+  function before() {
+    if (whole) return whole;
+    whole = new Uint16Array(nx * ny * nz);
+    for (let n = 0, k = 0; k < nz; k++) for (let j = 0; j < ny; j++) for (let i = 0; i < nx; i++, n++) whole[n] = clamp(Math.round(interpolated(i, j, k)), 0, 65535);
+    return whole;
+  }
 
   // What an overlay says at a voxel of the page, in the input's unit; made when it is first asked for.
   const overlays = {};
@@ -41,7 +38,7 @@
       const { signed } = data.overlays.find((o) => o.name === name);
       const values = new Float32Array(after.q.length);
       if (name === "added") {
-        for (let i = 0; i < values.length; i++) values[i] = step * (after.q[i] - before.q[i]);
+        for (let n = 0, k = 0; k < nz; k++) for (let j = 0; j < ny; j++) for (let i = 0; i < nx; i++, n++) values[n] = step * (after.q[n] - interpolated(i, j, k));
       } else {
         const found = await page.unpack(name);
         if (found.q.length === values.length) for (let i = 0; i < values.length; i++) values[i] = found.at(i);
@@ -120,12 +117,14 @@
       const g = this.geometry(t);
       // the swipe is a place in the tile, whatever the zoom
       const split = g.cx + (state.swipe - 0.5) * (g.width / g.sx);
+      const index = [...state.at];
       for (let r = 0; r < h; r++) {
         const row = state.at[t.across] * stride[t.across] + (h - 1 - r) * stride[t.v];
         for (let c = 0; c < w; c++) {
           const i = row + c * stride[t.h];
           const isAfter = state.alone ? state.alone === "after" : c > split;
-          const grey = (isAfter ? after : before).q[i] * gain + base, p = 4 * (r * w + c);
+          index[t.h] = c; index[t.v] = h - 1 - r;
+          const grey = (isAfter ? after.q[i] : interpolated(index[0], index[1], index[2])) * gain + base, p = 4 * (r * w + c);
           pixels[p] = pixels[p + 1] = pixels[p + 2] = grey; // clamps by itself
           pixels[p + 3] = 255;
           if (state.overlay && isAfter) {
@@ -161,7 +160,7 @@
       }
       const view = new NiivueView();
       view.layers = [];
-      for (const volume of [before, after]) {
+      for (const array of [before(), after.q]) {
         const canvas = page.element("canvas", { role: "img", "aria-label": "planes and surface drawn by NiiVue" });
         const layer = page.element("div", { class: "gl" }, canvas);
         box.append(layer);
@@ -172,7 +171,7 @@
         });
         view.layers.push({ nv, layer });
         await nv.attachToCanvas(canvas, false);
-        nv.addVolume(await view.image(volume.q, 512, "volume", step, offset, "gray", ...state.window));
+        nv.addVolume(await view.image(array, 512, "volume", step, offset, "gray", ...state.window));
         nv.setSliceType(nv.sliceTypeMultiplanar);
       }
       view.window = [...state.window];
@@ -267,7 +266,7 @@
   }
   function values() {
     const i = state.at[0] + nx * (state.at[1] + ny * state.at[2]);
-    const found = { before: offset + step * before.q[i], after: offset + step * after.q[i] };
+    const found = { before: offset + step * interpolated(...state.at), after: offset + step * after.q[i] };
     if (state.overlay) found[state.overlay.name] = state.overlay.values[i];
     return found;
   }
@@ -379,7 +378,6 @@
   await view.draw(); decorate(); say();
   page.state = state;
   page.values = values;
-  page.before = before;
   page.after = after;
   page.drawBy = drawBy;
   page.isReady();
