@@ -70,7 +70,7 @@ class LabelClient:
             options: of the request, see :meth:`models`.
 
         Returns:
-            The saved file, and the record of how it was made.
+            The saved file, and the record of how it was made. With the option ``report`` the page lies beside the file.
 
         Raises:
             ServerError: the server refused; the message says why.
@@ -84,14 +84,16 @@ class LabelClient:
         body, kind = _form({"params": json.dumps(options or {})}, files)
         path = f"/infer/{urllib.parse.quote(model, safe='')}?output=all{query}"
         answer, content_type = self._ask("POST", path, body, kind)
-        name, content, record = _parts(answer, content_type)
+        parts = _parts(answer, content_type)
         folder = Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        target = folder / name
-        part = target.with_name(f".{name}.part")
-        part.write_bytes(content)
-        os.replace(part, target)
-        return target, record
+        for name in ("report", "image"):
+            if name in parts:
+                target = folder / Path(parts[name][0]).name
+                part = target.with_name(f".{target.name}.part")
+                part.write_bytes(parts[name][1])
+                os.replace(part, target)
+        return target, json.loads(parts["params"][1])
 
     def train(self, model: str, options: dict[str, Any] | None = None, wait: bool = False) -> dict[str, Any]:
         """Start a training on the server's images (``wait``: until it has ended); options as ``trainers`` of /info."""
@@ -142,8 +144,8 @@ def _form(fields: dict[str, str], files: Sequence[Path]) -> tuple[bytes, str]:
     return b"".join(pieces), f"multipart/form-data; boundary={boundary}"
 
 
-def _parts(answer: bytes, content_type: str) -> tuple[str, bytes, dict[str, Any]]:
-    """Name and content of the result, and its record, of a multipart answer."""
+def _parts(answer: bytes, content_type: str) -> dict[str, tuple[str, bytes]]:
+    """Name -> file name and content, of a multipart answer: at least the result and its record."""
     boundary = message_from_string(f"Content-Type: {content_type}\n\n").get_boundary()
     parts: dict[str, tuple[str, bytes]] = {}
     for piece in answer.split(f"--{boundary}".encode()) if boundary else []:
@@ -153,8 +155,7 @@ def _parts(answer: bytes, content_type: str) -> tuple[str, bytes, dict[str, Any]
         parts[name] = str(about.get_filename()), content.removesuffix(b"\r\n")
     if not {"params", "image"} <= set(parts):
         raise ServerError(f"not an answer of this app: {content_type}, {len(answer)} bytes.")
-    name, content = parts["image"]
-    return Path(name).name, content, json.loads(parts["params"][1])
+    return parts
 
 
 def _option(text: str) -> tuple[str, Any]:

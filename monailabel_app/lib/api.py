@@ -67,7 +67,8 @@ def infer(
 ) -> Any:
     """Run a model on an image of the datastore, or on an uploaded one (several files: a DICOM series).
 
-    The answer is the file of the result (``image``), its record (``json``), or both as multipart/form-data (``all``).
+    The answer is the file of the result (``image``), its record (``json``), or both as multipart/form-data (``all``),
+    with the page as a third part (``report``) where the option ``report`` asked for it.
     """
     options = _json_object(params)
     if bool(image) == bool(file):
@@ -83,6 +84,7 @@ def infer(
             return JSONResponse(record)
         path = as_one_file(Path(result["file"]))
         stream, length = open(path, "rb"), path.stat().st_size
+        pages = {page.name: page.read_bytes() for page in (work / "output").glob("*.html")}
     finally:
         # an open file stays readable: nothing is left behind when a client goes away in the middle of the answer
         shutil.rmtree(work, ignore_errors=True)
@@ -94,6 +96,7 @@ def infer(
         {
             "params": (None, json.dumps(record), "application/json"),
             "image": (path.name, stream, "application/octet-stream"),
+            **{"report": (name, page, "text/html") for name, page in pages.items()},  # one or none
         }
     )
     headers = {"Content-Length": str(both.len)}

@@ -132,7 +132,11 @@ class Echo(http.server.BaseHTTPRequestHandler):
         record = json.dumps({"path": self.path, "params": json.loads(params), "names": names}).encode()
         answer = b'--x\r\nContent-Disposition: form-data; name="params"\r\n\r\n' + record + b"\r\n--x\r\n"
         answer += b'Content-Disposition: form-data; name="image"; filename="../out.nii.gz"\r\n'
-        answer += b"Content-Type: application/octet-stream\r\n\r\n" + b"".join(files) + b"\r\n--x--\r\n"
+        answer += b"Content-Type: application/octet-stream\r\n\r\n" + b"".join(files)
+        if json.loads(params).get("report"):
+            answer += b'\r\n--x\r\nContent-Disposition: form-data; name="report"; filename="../out.html"\r\n'
+            answer += b"Content-Type: text/html\r\n\r\n<p>\r\n</p>"
+        answer += b"\r\n--x--\r\n"
         return self._send(200, "multipart/form-data; boundary=x", answer)
 
     def _send(self, status, kind, body):
@@ -170,6 +174,9 @@ def test_client_sends_and_saves_every_byte(echo, tmp_path):
     assert record["names"] == ["1.dcm", "2.dcm"] and saved.read_bytes() == b"1.dcm2.dcm"
     record = LabelClient(echo).infer("arssr", "sub/a b", tmp_path / "out")[1]
     assert record["path"] == "/infer/arssr?output=all&image=sub%2Fa%20b"
+    assert not (tmp_path / "out" / "out.html").exists()
+    LabelClient(echo).infer("arssr", tmp_path / "series", tmp_path / "out", {"report": True})
+    assert (tmp_path / "out" / "out.html").read_bytes() == b"<p>\r\n</p>"
 
 
 def test_client_says_what_the_server_said(echo, tmp_path, capsys):

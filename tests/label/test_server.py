@@ -79,7 +79,8 @@ def test_models_and_images(server):
 
 
 def test_arssr_is_the_runners_result(server, studies, tmp_path):
-    saved, record = server.client.infer("arssr", "head", tmp_path / "a", {"spacing": [1, 1, 1]})
+    saved, record = server.client.infer("arssr", "head", tmp_path / "a", {"spacing": [1, 1, 1], "report": True})
+    assert "30 x 27 x 24 voxels" in (tmp_path / "a" / "head_arssr.html").read_text()
     expected = nib.load(by_runner("arssr", studies / "head.nii.gz", tmp_path / "b", "--spacing", "[1,1,1]"))
     got, source = nib.load(saved), nib.load(studies / "head.nii.gz")
     assert saved.name == "head_arssr.nii.gz" and got.shape == expected.shape == (30, 27, 24)
