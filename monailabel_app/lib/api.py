@@ -84,7 +84,7 @@ def infer(
             return JSONResponse(record)
         path = as_one_file(Path(result["file"]))
         stream, length = open(path, "rb"), path.stat().st_size
-        pages = {page.name: page.read_bytes() for page in (work / "output").glob("*.html")}
+        pages = [(page.name, page.read_bytes(), "text/html") for page in (work / "output").glob("*.html")]
     finally:
         # an open file stays readable: nothing is left behind when a client goes away in the middle of the answer
         shutil.rmtree(work, ignore_errors=True)
@@ -96,7 +96,7 @@ def infer(
         {
             "params": (None, json.dumps(record), "application/json"),
             "image": (path.name, stream, "application/octet-stream"),
-            **{"report": (name, page, "text/html") for name, page in pages.items()},  # one or none
+            **({"report": pages[0]} if pages else {}),
         }
     )
     headers = {"Content-Length": str(both.len)}

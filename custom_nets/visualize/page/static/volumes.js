@@ -275,6 +275,10 @@
     const parts = [`${mm.map((x, a) => `${page.number(Math.abs(x), 0.1)} ${x < 0 ? "LPI"[a] : "RAS"[a]}`).join("  ")} mm`, `voxel ${file.join(", ")}`,
       `before ${page.number(v.before, step)}`, `after ${page.number(v.after, step)}`, `added ${page.number(v.after - v.before, step)}`];
     if (state.overlay && state.overlay.name !== "added") parts.push(`${state.overlay.name} ${page.number(v[state.overlay.name], step)}`);
+    if (state.overlay) {
+      const most = page.number(state.overlay.most, step);
+      parts.push(state.overlay.signed ? `full red +${most}, full blue -${most}` : `full orange ${most}`);
+    }
     readout.textContent = parts.join("   ·   ");
   }
 
