@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from custom_nets.data.dicom.files import holds_dicom, is_dicom_file
+from custom_nets.data.dicom.files import dicom_files, holds_dicom, is_dicom_file, series_files
 from custom_nets.utils.files import read_json
 
-__all__ = ["IMAGE_SUFFIXES", "case_name", "existing_path", "find_cases", "from_json", "unique_names"]
+__all__ = ["IMAGE_SUFFIXES", "case_name", "existing_path", "find_cases", "from_json", "input_files", "unique_names"]
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +85,22 @@ def existing_path(path: str | Path) -> Path:
     if not found.exists():
         raise FileNotFoundError(f"{path} does not exist (current folder: {Path.cwd()}).")
     return found
+
+
+def input_files(path: str | Path) -> list[Path]:
+    """The files that a case is read from: of a DICOM series all its files, of a pair of header and image both.
+
+    They say whether a result still belongs to its input.
+    """
+    path = Path(path)
+    if path.is_dir():
+        inside = [file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith(".")]
+        return list(dicom_files(path)) or inside
+    if is_dicom_file(path):
+        return series_files(path)
+    pairs = {".hdr": (".img", ".img.gz"), ".img": (".hdr",)}
+    beside = [path.with_suffix(suffix) for suffix in pairs.get(path.suffix.lower(), ())]
+    return [path, *(file for file in beside if file.is_file())]
 
 
 def _series_or_file(path: str | Path) -> Path:

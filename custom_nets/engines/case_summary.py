@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from custom_nets.utils.files import write_json
 
@@ -40,6 +41,15 @@ class CaseResult:
     message: str | None = None
 
 
+def _without_folders(result: CaseResult) -> dict[str, Any]:
+    """As it is written: names of files, but no folders, which can say whose they are."""
+    place, output = Path(result.input), result.output and Path(result.output).name
+    message = result.message
+    for text in (str(place), f"{place.parent}/") if message and place.parent != Path(".") else ():
+        message = message.replace(text, place.name if text == str(place) else "")  # type: ignore[union-attr]
+    return {**asdict(result), "input": place.name, "output": output, "message": message}
+
+
 def write_summary(path: Path, results: Sequence[CaseResult], processes: int, seconds: float) -> None:
     """Write the JSON file and print how many cases were made, there and failed, for each process.
 
@@ -61,7 +71,7 @@ def write_summary(path: Path, results: Sequence[CaseResult], processes: int, sec
             **{status.replace(" ", "_"): number for status, number in counts().items()},
             "processes": processes,
             "seconds": round(seconds, 1),
-            "results": [asdict(result) for result in results],
+            "results": [_without_folders(result) for result in results],
         },
     )
     rows = [(f"process {rank}", counts(rank)) for rank in range(processes)] if processes > 1 else []

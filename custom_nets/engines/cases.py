@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,27 @@ from ignite.engine import Events
 from monai.data import DataLoader, Dataset, decollate_batch
 from monai.engines import SupervisedEvaluator
 
+from custom_nets.data.angiography.file_readers import picture_files, side_file
+from custom_nets.data.cases import input_files
+from custom_nets.data.whole_files import file_state
 from custom_nets.engines.case_summary import FAILED, SKIPPED, SUMMARY, CaseResult, write_summary
 from custom_nets.geometry import Grid
 from custom_nets.utils.errors import root_cause
-from custom_nets.utils.files import absolute, check_writable, data_bytes, remove_old_parts
+from custom_nets.utils.files import absolute, check_writable, data_bytes, remove_old_parts, same_file
 from custom_nets.utils.processes import StoreGroup, process_rank, share
+from custom_nets.utils.record import file_record
+from custom_nets.utils.text import one_line
 
 __all__ = ["CaseEvaluator", "CasesFailed", "ReconstructionEvaluator", "RunEvaluator", "record_path"]
 
 logger = logging.getLogger(__name__)
+
+
+# what is written for a case, behind its stem
+_WRITTEN = (
+    *("", ".nii.gz", ".json", ".png", ".html", ".dcm", ".npz", ".mp4", ".gif", ".frames.json"),
+    *("_uncertainty.nii.gz", "_uncertainty"),
+)
 
 
 class CasesFailed(SystemExit):
@@ -62,12 +75,15 @@ class CaseEvaluator(SupervisedEvaluator):
         self.cases: Dataset = self.data_loader.dataset  # type: ignore[union-attr,assignment]
         self.started = 0.0
         self.causes: dict[str, BaseException] = {}
+        self.case = ""  # the one that is computed
+        self.inputs: dict[str, _Input] = {}
         self.collate_fn = self.data_loader.collate_fn  # type: ignore[union-attr]
         self.records = [h for h in kwargs.get("val_handlers") or () if hasattr(h, "differences")]
         # one engine run per case: its start, end and errors are told here, in fewer words
         self.logger.setLevel(logging.CRITICAL)
         # Ignite's way to go on after an interrupt would skip the run after a failed one
         self.interrupt_resume_enabled = False
+        self.add_event_handler(Events.ITERATION_STARTED, self._check_unchanged)
         self.add_event_handler(Events.ITERATION_STARTED, self._check_format)
 
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]  # as MONAI's Evaluator has it
@@ -88,6 +104,7 @@ class CaseEvaluator(SupervisedEvaluator):
         # the first one's list holds for all: they may have looked at different times
         items: list[dict[str, Any]] = processes.all_gather(list(self.cases.data) if processes.rank == 0 else None)[0]
         self.check_names([str(item["case"]) for item in items])
+        self.check_inputs(items)
         summary = self.saver.output_dir / SUMMARY
         several = len(items) > 1 or processes.count > 1
         if processes.rank == 0:
@@ -104,15 +121,17 @@ class CaseEvaluator(SupervisedEvaluator):
         processes.all_gather()  # wait for the summary: torchrun ends all processes as soon as one has failed
         failed = [result for result in results if result.status == FAILED]
         if failed and processes.rank == 0:
-            lines = "".join(f"\n  {result.case}: {result.message}" for result in failed)
+            lines = "".join(f"\n  {one_line(result.case)}: {result.message}" for result in failed)
             raise CasesFailed(f"error: {len(failed)} of {len(items)} cases failed:{lines}", self.causes)
 
     def _run_case(self, item: dict[str, Any], number: int, count: int, global_epoch: int) -> CaseResult:
         case = str(item["case"])
-        say = partial(print, f"[{number}/{count}] {case}:", flush=True)
+        say = partial(_say, f"[{number}/{count}] {case}:")
         result = CaseResult(number, case, str(item["image"]), rank=process_rank())
         self.started = time.perf_counter()
         try:
+            self.case = case
+            self.inputs[case] = _Input.of(self.input_files(item["image"]))
             if not self.overwrite and self._already_there(case, item["image"]):
                 say(f"already there, {self.result_of(case)} (--overwrite True computes it again)")
                 result.status = SKIPPED
@@ -127,14 +146,25 @@ class CaseEvaluator(SupervisedEvaluator):
             result.output = str(self.result_of(case))
         except Exception as error:  # any failure of a case is reported, and the next case gets its turn
             self.causes[case] = cause = root_cause(error)
-            kind = "" if isinstance(cause, ValueError | OSError) else f"{type(cause).__name__}: "
-            result.status, result.message = FAILED, f"{kind}{cause}"
+            result.status, result.message = FAILED, one_line(_explained(cause))
             logger.debug("case %s failed", case, exc_info=True)
             say(f"failed: {result.message}")
         result.seconds = round(time.perf_counter() - self.started, 2)
         return result
 
+    def input_record(self, case: str) -> dict[str, Any]:
+        """Size and hash of what a case is made of, as it was when it was read."""
+        return self.inputs[case].record if case in self.inputs else {}
+
     # ---- what differs between volumes and runs ----
+
+    def input_files(self, image: Any) -> list[Path]:
+        """The files of a case; none for what is no file."""
+        return input_files(image) if isinstance(image, str | Path) and Path(image).exists() else []
+
+    def stem_of(self, case: str) -> Path:
+        """What all that is written for a case begins with."""
+        return self.saver.paths_for(case)["dicom"]
 
     def check_options(self) -> None:
         """Refuse options that suit no input once, before any is read."""
@@ -165,13 +195,42 @@ class CaseEvaluator(SupervisedEvaluator):
                 )
             taken[name] = f"case '{case}'"
 
+    def check_inputs(self, items: Sequence[Mapping[str, Any]]) -> None:
+        """Refuse to write onto anything that is read, whatever it is called and however it is linked.
+
+        Raises:
+            ValueError: names both.
+        """
+        read = [Path(item["image"]) for item in items if isinstance(item["image"], str | Path)]
+        read += [Path(str(other)).expanduser() for other in self.also_read() if other]
+        inside = [file for path in read if path.is_dir() for file in path.iterdir()]
+        taken = {identity: path for path in (*read, *inside) if (identity := _identity(path)) is not None}
+        for item in items:
+            stem = self.stem_of(str(item["case"]))
+            for suffix in _WRITTEN:
+                path = stem.with_name(stem.name + suffix)
+                if (other := taken.get(_identity(path))) is not None:
+                    raise ValueError(
+                        f"the result of '{one_line(item['case'])}' would be written onto {other}, which is read: give "
+                        "another --output_dir or --output_postfix."
+                    )
+
+    def also_read(self) -> list[Any]:
+        """What is read beside the cases: the weights, the volume whose grid is taken."""
+        return [*(handler.checkpoint for handler in self.records), getattr(self.inferer, "like", None)]
+
     def _already_there(self, case: str, image: Any) -> bool:
         """Whether result and record are there; something else that was made under the same name is not replaced."""
         record, result = self.record_of(case), self.result_of(case)
+        if foreign := self.saver.foreign_outputs(case):
+            raise ValueError(
+                f"{foreign[0]} is there already and was not written by this program: give another --output_dir or "
+                "--output_postfix, or --overwrite True to replace it."
+            )
         if not (record.exists() and self._has_result(case)):
             return False
         others = [text for handler in self.records if (text := handler.differences(record))]
-        others = others or _other_files(record, result, image)
+        others = others or _other_files(record, result, image, self.inputs[case])
         if others:
             raise ValueError(
                 f"{result} is there already, made with {'; '.join(others)}: give --overwrite True to "
@@ -182,6 +241,10 @@ class CaseEvaluator(SupervisedEvaluator):
     def _has_result(self, case: str) -> bool:
         """Whether there is a result, in whatever format (the record says which was asked for)."""
         return any(path.exists() for path in self.saver.paths_for(case).values())
+
+    def _check_unchanged(self, engine: Any) -> None:
+        """What is in memory now is what was hashed."""
+        self.inputs[self.case].check()
 
     def _check_format(self, engine: Any) -> None:
         """A format that cannot hold the result is refused before the work is done."""
@@ -196,15 +259,56 @@ class CaseEvaluator(SupervisedEvaluator):
         self.saver.check(str(item["case"]), item["image"], grid)
 
 
-def _other_files(record: Path, result: Path, image: Any) -> list[str]:
+def _other_files(record: Path, result: Path, image: Any, now: _Input) -> list[str]:
     """What a record says about its files that is not so: another input, another size of the result."""
     content = json.loads(record.read_text())
-    found, made_of, size = [], content["input"].get("file"), content["output"].get("bytes")
-    if isinstance(image, str | Path) and made_of is not None and os.path.abspath(made_of) != absolute(image):
+    found, then, size = [], content["input"], content["output"].get("bytes")
+    made_of = then.get("file")  # records of version 0.1 hold the path, and no hash
+    if then.get("sha256") is not None:
+        if now.record and then["sha256"] != now.record["sha256"]:
+            found.append(f"another input (SHA-256 {then['sha256'][:12]}, now {now.record['sha256'][:12]})")
+    elif isinstance(image, str | Path) and made_of is not None and os.path.abspath(made_of) != absolute(image):
         found.append(f"input {made_of} (now {absolute(image)})")
     if size is not None and size != data_bytes(result):
         found.append(f"{size} bytes (now {data_bytes(result)}: changed since, or interrupted)")
     return found
+
+
+@dataclass(frozen=True)
+class _Input:
+    """The files of a case when its turn came: what they were, and their size and hash."""
+
+    files: list[Path]
+    state: list[tuple[int, int, int]]
+    record: dict[str, Any]
+
+    @classmethod
+    def of(cls, files: list[Path]) -> _Input:
+        state = file_state(files)
+        return cls(files, state, file_record(files) if files else {})
+
+    def check(self) -> None:
+        if self.files and file_state(self.files) != self.state:
+            raise ValueError(f"{self.files[0]} changed while it was read: wait until it is written, and start again.")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What a path leads to, on which disk; None where there is nothing."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _explained(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return f"there is not enough memory ({str(error) or 'the system gave no more'}): give a smaller --memory_gb."
+    return f"{error}" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
+
+
+def _say(begin: str, text: Any) -> None:
+    print(one_line(f"{begin} {text}", sys.stdout.encoding or "utf-8"), flush=True)
 
 
 class RunEvaluator(CaseEvaluator):
@@ -224,7 +328,9 @@ class RunEvaluator(CaseEvaluator):
 
     def result_of(self, case: str) -> Path:
         try:
-            return Path(json.loads(self.record_of(case).read_text())["output"]["file"])
+            record = self.record_of(case)
+            # a name beside the record; in those of version 0.1 a whole path
+            return record.parent / json.loads(record.read_text())["output"]["file"]
         except (OSError, ValueError, KeyError, TypeError):
             return self.saver.stem_for(case)
 
@@ -234,13 +340,22 @@ class RunEvaluator(CaseEvaluator):
     def _has_result(self, case: str) -> bool:
         return self.result_of(case).exists()
 
-    def _already_there(self, case: str, image: Any) -> bool:
-        if foreign := self.saver.foreign_outputs(case):
-            raise ValueError(
-                f"{foreign[0]} is there already and was not written by this program: give another --output_dir or "
-                "--output_postfix, or --overwrite True to replace it."
-            )
-        return super()._already_there(case, image)
+    def stem_of(self, case: str) -> Path:
+        return self.saver.stem_for(case)
+
+    def input_files(self, image: Any) -> list[Path]:
+        files = super().input_files(image)
+        beside = [side_file(Path(image))] if files else []
+        return files + [file for file in beside if file.is_file() and file not in files]
+
+    def check_inputs(self, items: Sequence[Mapping[str, Any]]) -> None:
+        super().check_inputs(items)
+        for item in items:
+            folder = Path(str(item["image"]))
+            if folder.is_dir() and picture_files(folder) and same_file(folder, self.saver.output_dir):
+                raise ValueError(
+                    f"{folder} is the run itself, and pictures are written beside: give another --output_dir."
+                )
 
 
 class ReconstructionEvaluator(RunEvaluator):

@@ -17,8 +17,9 @@ from custom_nets.geometry import Grid
 from custom_nets.operators.interpolation import apply_separable
 from custom_nets.operators.slice_profile import slice_profile_matrix
 from custom_nets.utils.files import absolute, write_json
-from custom_nets.utils.record import environment, file_record, peak_memory_gib
+from custom_nets.utils.record import environment, file_record, peak_memory_gib, shareable, shareable_options
 from custom_nets.visualize.page import volume_page
+from custom_nets.visualize.page.words import shown_name
 from custom_nets.visualize.volumes import preview_figure
 
 __all__ = ["InferenceRecord", "consistency"]
@@ -93,6 +94,7 @@ class InferenceRecord:
         self.checkpoint = checkpoint
         self.weights = file_record(checkpoint)  # now, when they are loaded: the file may be replaced during a long run
         self.options = options
+        self.asked = json.loads(json.dumps(shareable_options(options), default=str))  # as records hold it
         self.preview = preview
         self.figure = figure
         self.report = report
@@ -119,8 +121,9 @@ class InferenceRecord:
             then = {**earlier["options"], "weights": earlier["checkpoint"]["sha256"][:8]}
         except (OSError, ValueError, KeyError, TypeError):
             return f"a record that cannot be read ({path})"
-        now = json.loads(json.dumps(self.options, default=str))
-        now["weights"] = str(self.weights["sha256"])[:8]
+        now = {**self.asked, "weights": str(self.weights["sha256"])[:8]}
+        if then.get("like") == self.options.get("like"):  # records of version 0.1 hold the path
+            now["like"] = then.get("like")
         ignored = {"memory_gb"}  # changes how, not what is computed
         return ", ".join(
             f"{name} {then.get(name)} (now {now[name]})"
@@ -135,7 +138,7 @@ class InferenceRecord:
         path = Path(output.meta["saved_to"])
         stem = path.name.removesuffix(".nii.gz")
         if self.preview:
-            self.figure(path.with_name(stem + ".png"), image[:1], output[:1], case)
+            self.figure(path.with_name(stem + ".png"), image[:1], output[:1], shown_name(case, made_of))
         meta = {
             key: image.meta[key]
             for key in ("slice_thickness_mm", "slice_gap_mm", "geometry_note", "series_uid", "series_description")
@@ -149,6 +152,7 @@ class InferenceRecord:
             "case": case,
             "input": {
                 "file": made_of and absolute(made_of),
+                **engine.input_record(case),
                 **_geometry(source),
                 "volumes": len(image),
                 **meta,
@@ -181,7 +185,7 @@ class InferenceRecord:
             )
         else:
             page.unlink(missing_ok=True)  # it would show an earlier result
-        write_json(record_path(path), record)
+        write_json(record_path(path), shareable(record))
 
 
 def _geometry(grid: Grid) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import os
 import re
+import shutil
 import signal
 import tempfile
 import threading
@@ -19,7 +21,7 @@ from monai.handlers import MLFlowHandler
 
 from custom_nets.bundle.folder import copy_bundle
 from custom_nets.utils.record import environment, file_record, git_revision
-from custom_nets.utils.servers import check_server
+from custom_nets.utils.servers import check_server, public_uri
 
 __all__ = ["MLflowEvaluation", "MLflowRun", "data_record"]
 
@@ -40,8 +42,13 @@ class MLflowRun(MLFlowHandler):
 
     A file that lies there from an earlier run is not taken for one of this run, unless this one goes on with it.
 
+    A tracking server is another machine, so that nothing that says whose scans these are leaves for it: no path, no
+    name of a case or subject, neither as parameter nor in a file. Files are known by their hashes, subjects and cases
+    by numbers. ``log_identities`` sends all as it is.
+
     Args:
-        tracking_uri: of the tracking server or data base; the environment variable MLFLOW_TRACKING_URI goes first.
+        tracking_uri: of the tracking server or data base; the environment variable MLFLOW_TRACKING_URI goes first,
+            which the log then says.
         experiment_name: the experiment, made if it is new.
         run_name: of the run.
         settings: parameters to record.
@@ -54,6 +61,7 @@ class MLflowRun(MLFlowHandler):
         output_dir: where the run writes its files.
         files: patterns of files in ``output_dir`` to keep at the end, under the same names.
         log_every: iterations between two points of the loss curve.
+        log_identities: paths, cases and subjects as they are.
     """
 
     kind = "training"
@@ -73,7 +81,10 @@ class MLflowRun(MLFlowHandler):
         output_dir: str | Path = ".",
         files: Sequence[str] = (),
         log_every: int = 10,
+        log_identities: bool = False,
     ) -> None:
+        if (variable := os.environ.get("MLFLOW_TRACKING_URI")) and variable != tracking_uri:
+            logger.warning("MLFLOW_TRACKING_URI sends this run to %s", public_uri(variable))
         super().__init__(tracking_uri=tracking_uri, experiment_name=experiment_name, run_name=run_name)
         self.settings = settings
         self.data = data
@@ -85,6 +96,7 @@ class MLflowRun(MLFlowHandler):
         self.output_dir = Path(output_dir)
         self.files = files
         self.log_every = log_every
+        self.names = Hidden(data, disabled=log_identities)
         self.values: dict[str, list[float]] = {}
         self.seen: dict[Path, tuple[int, int, int]] = {}  # files of earlier runs, and those already kept
 
@@ -125,10 +137,10 @@ class MLflowRun(MLFlowHandler):
         tags = {"kind": self.kind, "mlflow.source.git.commit": revision.removesuffix("+changes")}
         experiment: Any = self.experiment
         self.cur_run = self.client.create_run(experiment.experiment_id, run_name=self.run_name, tags=tags)
-        data = data_record(self.data)
+        data = data_record(self.data, self.names)
         self._log_params(
             {
-                **self.settings,
+                **{name: self.names.setting(name, value) for name, value in self.settings.items()},
                 **{f"version.{name}": version for name, version in environment().items()},
                 "git_revision": revision,
                 "network_parameters": sum(p.numel() for p in engine.network.parameters()),  # type: ignore[attr-defined]
@@ -138,7 +150,8 @@ class MLflowRun(MLFlowHandler):
         )
         self.client.log_dict(self._run_id, data, "data.json")
         if self.config is not None:
-            self.client.log_dict(self._run_id, json.loads(json.dumps(self.config, default=str)), "config.json")
+            config = self.names.settings(json.loads(json.dumps(self.config, default=str)))
+            self.client.log_dict(self._run_id, config, "config.json")
         logger.info("MLflow run '%s' (%s)", self.run_name, self._run_id)
 
     def _check_experiment(self) -> None:
@@ -211,7 +224,8 @@ class MLflowRun(MLFlowHandler):
             for path in self._results():
                 if path not in (self.picture, self.weights) and self._is_new(path):
                     folder = path.relative_to(self.output_dir).parent.as_posix()
-                    self.client.log_artifact(self._run_id, str(path), None if folder == "." else folder)
+                    with self.names.hidden_in(path) as shown:
+                        self.client.log_artifact(self._run_id, str(shown), None if folder == "." else folder)
             if self.has_weights():
                 self._keep_weights()
         finally:
@@ -269,16 +283,96 @@ class MLflowEvaluation(MLflowRun):
         return self.weights is not None and self.weights.is_file()
 
 
-def data_record(data: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    """The files of each list's items, each once, with SHA-256 and size."""
+def data_record(
+    data: Mapping[str, Sequence[Mapping[str, Any]]], names: Hidden | None = None
+) -> dict[str, list[dict[str, Any]]]:
+    """The files of each list's items, each once, with SHA-256 and size, and with what may be told of whose they are."""
+    names = names or Hidden(data)
     record: dict[str, list[dict[str, Any]]] = {}
     for name, items in data.items():
         files = {str(item[key]): (key, item) for item in items for key in _DATA if key in item}
         record[name] = []
         for path, (key, item) in files.items():
-            plain = {k: item[k] for k in ("case", "subject", "weight", "labels", "licence") if k in item}
-            record[name].append({key: path, **plain, **file_record(path)})
+            plain = {k: item[k] for k in ("weight", "labels", "licence") if k in item}
+            whose = {k: names.text(str(item[k])) for k in ("case", "subject") if k in item}
+            record[name].append({key: names.text(path), **whose, **plain, **file_record(path)})
     return record
+
+
+# settings that name a file, a folder or a person, in whatever form
+_PRIVATE = re.compile(
+    r"(^|::)(\w*dir|datalist|items|pairs|cases|input|like|finetune|prior|checkpoint|image|label|mask|series_uid|subject"
+    r"|case|\w*_uri|\w*path|\w*_root|weights)(::\d+)*(::\w+)?$"
+)
+_A_PATH = re.compile(r"(?:(?<=^)|(?<=[\s'\"=(,\[]))(?:/[^\s'\"/]+/|~[/\\]|[A-Za-z]:\\|\\\\|\.\.?/)[^'\"\],)]*")
+
+
+class Hidden:
+    """What stands for names of people, cases and files where these are not to be told.
+
+    Args:
+        data: the items whose names are meant.
+        disabled: everything is told.
+    """
+
+    def __init__(self, data: Mapping[str, Sequence[Mapping[str, Any]]], disabled: bool = False) -> None:
+        self.disabled = disabled
+        self.instead: dict[str, str] = {}
+        subjects: dict[str, int] = {}
+        for item in (item for items in data.values() for item in items):
+            subject = str(item.get("subject") or item.get("case") or item.get("image"))
+            number = subjects.setdefault(subject, len(subjects) + 1)
+            for key in _DATA:
+                if key in item:
+                    path = Path(str(item[key]))
+                    stem = path.name.split(".")[0]
+                    for text in (str(path), path.name, stem, str(path.parent)):
+                        self.instead.setdefault(text, f"{key} of subject {number}")
+            for key in ("case", "subject"):
+                if key in item:
+                    self.instead[str(item[key])] = f"subject {number}"
+        words = sorted((text for text in self.instead if len(text) > 1), key=len, reverse=True)
+        self.words = re.compile("|".join(rf"(?<![^\W_]){re.escape(word)}(?![^\W_])" for word in words) or r"(?!)")
+
+    def text(self, text: str) -> str:
+        """A text without any of the names, and without paths."""
+        if self.disabled:
+            return text
+        if text in self.instead:
+            return self.instead[text]
+        return _A_PATH.sub("(path)", self.words.sub(lambda found: self.instead[found[0]], text))
+
+    def setting(self, name: str, value: Any) -> Any:
+        """A setting; the value of one that names a file is left out where it was given, and no reference."""
+        if self.disabled or not isinstance(value, str) or value in ("", "None"):
+            return value
+        if _PRIVATE.search(name) and not value.startswith(("@", "$@", "$custom_nets.")):
+            return "(private)"
+        return self.text(value)
+
+    def settings(self, value: Any, name: str = "") -> Any:
+        """A whole config."""
+        if isinstance(value, Mapping):
+            return {self.text(str(k)): self.settings(v, f"{name}::{k}" if name else str(k)) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self.settings(item, f"{name}::{number}") for number, item in enumerate(value)]
+        return self.setting(name, value)
+
+    @contextmanager
+    def hidden_in(self, path: Path) -> Iterator[Path]:
+        """The file itself; or, for as long as it is needed, a copy in whose name and text the names do not stand."""
+        if self.disabled:
+            yield path
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / self.text(path.name).replace("/", "_")
+            if path.suffix == ".json":
+                copy.write_text(json.dumps(self.settings(json.loads(path.read_text(encoding="utf-8"))), indent=2))
+            elif path.suffix in (".csv", ".md", ".txt", ".html"):
+                copy.write_text(self.text(path.read_text(encoding="utf-8")), encoding="utf-8")
+            else:
+                shutil.copyfile(path, copy)
+            yield copy
 
 
 def _name(text: str) -> str:

@@ -14,9 +14,10 @@ from custom_nets.data.angiography.run import AngiographyRun
 from custom_nets.data.angiography.writer import run_summary
 from custom_nets.handlers.inference_record import InferenceRecord
 from custom_nets.utils.files import absolute, write_json
-from custom_nets.utils.record import environment, file_record, peak_memory_gib
+from custom_nets.utils.record import environment, file_record, peak_memory_gib, shareable
 from custom_nets.visualize.angiography import run_figure
 from custom_nets.visualize.page import run_page
+from custom_nets.visualize.page.words import shown_name
 
 __all__ = ["RunRecord"]
 
@@ -43,7 +44,7 @@ class RunRecord(InferenceRecord):
         path = Path(self.saver.written[case])
         record = self.saver.record_for(case)
         if self.preview:
-            run_figure(record.with_suffix(".png"), output, case)
+            run_figure(record.with_suffix(".png"), output, shown_name(case, output.origin.path))
         seconds = time.perf_counter() - engine.started
         made = len(output) - len(image)
         kept = np.isin(output.times_s, image.times_s)
@@ -54,6 +55,7 @@ class RunRecord(InferenceRecord):
             "case": case,
             "input": {
                 "file": source["source"] and absolute(source["source"]),
+                **engine.input_record(case),
                 "format": image.origin.format,
                 "frames": len(image),
                 "size": source["size"],
@@ -81,4 +83,4 @@ class RunRecord(InferenceRecord):
             run_page(page, output, content, identity=self.report_identity)
         else:
             page.unlink(missing_ok=True)  # it would show an earlier result
-        write_json(record, content)
+        write_json(record, shareable(content))

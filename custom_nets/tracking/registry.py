@@ -12,6 +12,7 @@ configs run code, so fetch only from a registry that you trust.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from custom_nets.bundle.folder import WEIGHTS, check_bundle, copy_bundle
 from custom_nets.tracking.client import experiment_id, find_run, open_client, public_uri
-from custom_nets.utils.files import write_json
+from custom_nets.utils.files import part_path, remove_old_parts, write_json
 from custom_nets.utils.record import environment, file_record, git_revision
 
 if TYPE_CHECKING:
@@ -57,18 +58,19 @@ def register(source: str, name: str, tracking_uri: str | None = None) -> ModelVe
     _check_name(name)
     if _is_bundle(source):
         client = open_client(tracking_uri, create=True)
-        run = _log_bundle(client, Path(source), name, {"source": str(Path(source).absolute())})
-        weights = file_record(Path(source) / WEIGHTS)
+        run = _log_bundle(client, Path(source), name, {"source": Path(source).resolve().name})
+        with tempfile.TemporaryDirectory() as folder:
+            sums = _sums(_bundle_of(client, run, folder))
     else:
         origin, run = find_run(source, tracking_uri)
         wanted = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
         client = open_client(tracking_uri, create=True) if wanted else origin
         with tempfile.TemporaryDirectory() as folder:
             bundle = _bundle_of(origin, run, folder)
-            weights = file_record(bundle / WEIGHTS)
+            sums = _sums(bundle)
             if client.tracking_uri != origin.tracking_uri:  # from a training's own data base to a server
                 run = _log_bundle(client, bundle, name, {"source_run_id": run.info.run_id})
-    return _new_version(client, name, run, weights["sha256"])
+    return _new_version(client, name, run, sums)
 
 
 def promote(name: str, version: str | int, alias: str = _DEFAULT_ALIAS, tracking_uri: str | None = None) -> str | None:
@@ -90,6 +92,7 @@ def fetch(
     alias: str | None = None,
     version: str | int | None = None,
     tracking_uri: str | None = None,
+    allow_unverified: bool = False,
 ) -> Path:
     """Bring a version back as the folder ``output_dir/name``, which appears whole or not at all.
 
@@ -101,6 +104,8 @@ def fetch(
         alias: of the version; "production" if no version is given either.
         version: its number.
         tracking_uri: of the registry.
+        allow_unverified: take a version of which the registry knows the hash of the weights alone, as version 0.1
+            registered it: its configs, which are code, may be others by now.
 
     Raises:
         FileExistsError: the folder is there already.
@@ -118,16 +123,13 @@ def fetch(
         raise ValueError(f"version {found.version} of '{name}' was not registered by this command: it has no run.")
     run = client.get_run(found.run_id)
     Path(output_dir).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=output_dir) as folder:
+    remove_old_parts(output_dir)
+    with tempfile.TemporaryDirectory(prefix=f"{part_path(target).name}-", dir=output_dir) as folder:
         bundle = _bundle_of(client, run, folder)
+        _check_sums(bundle, found, allow_unverified)
         _say_where(bundle, target.absolute())
         paths = sorted(path for path in bundle.rglob("*") if path.is_file())
         files = {path.relative_to(bundle).as_posix(): file_record(path)["sha256"] for path in paths}
-        if files[WEIGHTS] != (registered := found.tags.get("weights_sha256")):
-            raise ValueError(
-                f"the weights of version {found.version} of '{name}' are not those that were registered (SHA-256 "
-                f"{files[WEIGHTS]}, registered: {registered}): register the bundle again."
-            )
         write_json(
             bundle / _RECORD,
             {
@@ -161,6 +163,25 @@ def list_versions(name: str | None = None, tracking_uri: str | None = None) -> l
         for model in models
         for version in _versions(client, model.name)
     ]
+
+
+def _check_sums(bundle: Path, version: ModelVersion, allow_unverified: bool) -> None:
+    """Compare what came with what was registered: the weights, and the configs, which are code."""
+    sums, what = _sums(bundle), f"version {version.version} of '{version.name}'"
+    for name, text in (("weights_sha256", "the weights"), ("files_sha256", "the files (configs and docs)")):
+        registered = version.tags.get(name)
+        if name == "files_sha256" and registered is None:
+            if allow_unverified:
+                continue
+            raise ValueError(
+                f"nothing is known of the configs that {what} was registered with, and they are code: register the "
+                "bundle again, or give --allow_unverified if you trust all who can write to that registry."
+            )
+        if sums[name] != registered:
+            raise ValueError(
+                f"{text} of {what} are not those that were registered (SHA-256 {sums[name]}, registered: "
+                f"{registered}): register the bundle again."
+            )
 
 
 # ---- bundles and runs ----
@@ -220,7 +241,15 @@ def _log_bundle(client: MlflowClient, folder: Path, name: str, tags: dict[str, s
 # ---- names, versions, aliases ----
 
 
-def _new_version(client: MlflowClient, name: str, run: Run, weights_sha256: str) -> ModelVersion:
+def _sums(bundle: Path) -> dict[str, str]:
+    """What a version is known by: the hash of its weights, and that of the names and hashes of all files."""
+    paths = {path.relative_to(bundle).as_posix(): path for path in bundle.rglob("*") if path.is_file()}
+    files = {name: file_record(path)["sha256"] for name, path in sorted(paths.items())}
+    text = json.dumps(files, sort_keys=True)
+    return {"weights_sha256": files[WEIGHTS], "files_sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def _new_version(client: MlflowClient, name: str, run: Run, sums: dict[str, str]) -> ModelVersion:
     from mlflow.exceptions import MlflowException
 
     run_id = run.info.run_id
@@ -231,9 +260,8 @@ def _new_version(client: MlflowClient, name: str, run: Run, weights_sha256: str)
     for version in _versions(client, name):
         if version.run_id == run_id:
             raise ValueError(f"run {run_id} is version {version.version} of '{name}' already.")
-    tags = {"weights_sha256": weights_sha256}
     return client.create_model_version(
-        name, source=f"runs:/{run_id}/{_BUNDLE}", run_id=run_id, tags=tags, await_creation_for=0
+        name, source=f"runs:/{run_id}/{_BUNDLE}", run_id=run_id, tags=sums, await_creation_for=0
     )
 
 
@@ -307,6 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     bring = commands.add_parser("fetch", parents=[named], help="bring a version back as a folder that runs")
     bring.add_argument("--alias", help=f"default: {_DEFAULT_ALIAS}")
     bring.add_argument("--version")
+    bring.add_argument("--allow_unverified", action="store_true", help="take configs that were registered without hash")
     bring.add_argument("--output_dir", required=True, help="where to make the folder NAME")
     show = commands.add_parser("list", parents=[common], help="show versions and aliases")
     show.add_argument("--name", help="of one registered bundle")

@@ -15,6 +15,7 @@ from custom_nets.data.angiography.file_readers import side_file
 from custom_nets.data.angiography.reader import read_angiography
 from custom_nets.data.angiography.run import AngiographyRun
 from custom_nets.data.angiography.writer import RUN_FORMATS, check_format, default_format, run_path, write_run
+from custom_nets.utils.files import check_name
 
 __all__ = ["LoadAngiographyd", "SaveAngiographyd"]
 
@@ -66,11 +67,8 @@ class SaveAngiographyd(MapTransform):
         super().__init__(keys)
         if output_format is not None and output_format not in RUN_FORMATS:
             raise ValueError(f"output_format must be one of {', '.join(RUN_FORMATS)}, got {output_format!r}.")
-        if not output_postfix or set(output_postfix) & set("/\\"):
-            raise ValueError(
-                f"output_postfix must be a word without slashes, got {output_postfix!r}: it keeps results apart from "
-                "the runs that they were made of."
-            )
+        if not check_name(output_postfix, "output_postfix"):
+            raise ValueError("output_postfix must be a word: it keeps results apart from the runs they were made of.")
         self.output_dir = Path(output_dir)
         self.output_postfix = output_postfix
         self.output_format = output_format

@@ -19,10 +19,10 @@ from custom_nets.data.cases import case_name
 from custom_nets.data.dicom.files import holds_dicom, is_dicom_file
 from custom_nets.data.volumes.dicom_series import load_series
 from custom_nets.data.volumes.dicom_writer import check_mr_series, is_mr_result, write_mr_series
-from custom_nets.data.volumes.nifti import read_nifti, write_nifti
+from custom_nets.data.volumes.nifti import is_our_nifti, read_nifti, write_nifti
 from custom_nets.data.volumes.padding import find_padding, padding_on
 from custom_nets.geometry import Grid
-from custom_nets.utils.files import check_writable
+from custom_nets.utils.files import check_name, check_writable
 
 __all__ = ["LoadVolumed", "SaveVolumed", "check_writable", "load_volume"]
 
@@ -212,7 +212,7 @@ class SaveVolumed(MapTransform):
         if output_format is not None and output_format not in self.suffixes:
             raise ValueError(f"output_format must be {' or '.join(self.suffixes)}, got {output_format!r}.")
         self.output_dir = Path(output_dir)
-        self.output_postfix = output_postfix
+        self.output_postfix = check_name(output_postfix, "output_postfix")
         self.ref_key = ref_key
         self.case_key = case_key
         self.output_format = output_format or "nifti"
@@ -224,6 +224,11 @@ class SaveVolumed(MapTransform):
         parts = [case, self.output_postfix] + ([str(key)] if key is not None and len(self.keys) > 1 else [])
         stem = "_".join(part for part in parts if part)
         return {name: self.output_dir / f"{stem}{suffix}" for name, suffix in self.suffixes.items()}
+
+    def foreign_outputs(self, case: str) -> list[Path]:
+        """What lies where this case goes and was not written by this program."""
+        path = self.paths_for(case)["nifti"]
+        return [path] if path.exists() and not is_our_nifti(path) else []
 
     def path_for(self, case: str, key: Hashable | None = None) -> Path:
         """The file that a case is written to, or the folder."""

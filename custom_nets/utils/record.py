@@ -8,14 +8,15 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from custom_nets._moved import moved_name
-from custom_nets.utils.files import data_bytes, files_of
+from custom_nets.utils.files import files_of
 
-__all__ = ["environment", "file_record", "git_revision", "peak_memory_gib"]
+__all__ = ["environment", "file_record", "git_revision", "peak_memory_gib", "shareable", "shareable_options"]
 
 _PACKAGES = (
     *("custom_nets", "torch", "monai", "pytorch-ignite", "numpy", "scipy"),
@@ -49,10 +50,12 @@ def git_revision() -> str:
         return "unknown"
 
 
-def file_record(path: str | os.PathLike) -> dict[str, Any]:
-    """Size and SHA-256 of a file; for a folder (a DICOM series) of its files in the order of their names."""
-    path = Path(path)
-    parts = files_of(path)
+def file_record(path: str | os.PathLike | Sequence[Path]) -> dict[str, Any]:
+    """Size and SHA-256 of a file; for a folder (a DICOM series), or several files, of them in the order of their names.
+
+    Nothing else is told of them: a record may go to others, and a path can say who it is.
+    """
+    parts = files_of(Path(path)) if isinstance(path, str | os.PathLike) else list(path)
     if not all(part.is_file() for part in parts):
         return {"bytes": None, "sha256": None}
     digest = hashlib.sha256()
@@ -60,7 +63,44 @@ def file_record(path: str | os.PathLike) -> dict[str, Any]:
         with open(part, "rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
-    return {"bytes": data_bytes(path), "sha256": digest.hexdigest()}
+    return {"bytes": sum(part.stat().st_size for part in parts), "sha256": digest.hexdigest()}
+
+
+def shareable(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record of an inference as it is written: without paths of the machine, as it goes to others with the result.
+
+    The input is known by its hash, the result by its name beside the record, the weights by their name and hash, and a
+    reference (an option that is a path) by its hash.
+    """
+    made_of = Path(record["input"].get("file") or "")
+    texts = [text for text in {str(made_of), str(made_of.parent)} if len(text) > 1]
+
+    def without(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: without(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [without(item) for item in value]
+        for text in sorted(texts, key=len, reverse=True) if isinstance(value, str) else ():
+            value = value.replace(text, "the input")
+        return value
+
+    shared = without({key: value for key, value in record.items() if key not in ("input", "output", "checkpoint")})
+    weights = Path(record["checkpoint"]["file"])
+    return {
+        **{key: shared.get(key) for key in record},
+        "input": without({key: value for key, value in record["input"].items() if key != "file"}),
+        "output": {**without(record["output"]), "file": Path(record["output"]["file"]).name},
+        "checkpoint": {**record["checkpoint"], "file": "/".join(weights.parts[-2:])},
+        "options": shareable_options(record["options"]),
+    }
+
+
+def shareable_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with the SHA-256 of a reference volume instead of its path."""
+    like = options.get("like")
+    if not isinstance(like, str | os.PathLike) or not like:
+        return dict(options)
+    return {**options, "like": f"sha256:{file_record(Path(like).expanduser())['sha256']}"}
 
 
 def peak_memory_gib() -> float:

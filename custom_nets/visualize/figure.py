@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from custom_nets.geometry import Grid, nearest_axes
 from custom_nets.utils.files import new_file
+from custom_nets.utils.text import one_line
 
 __all__ = ["save_figure"]
 
@@ -135,6 +136,11 @@ def colour_bar(figure, axes, drawn) -> None:
 
 def save_figure(figure, path: str | Path) -> Path:
     """Write the PNG under another name, then put it in place."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a name of a file may have dollar signs
+        text.set_text("\n".join(map(one_line, text.get_text().split("\n"))))
     with new_file(path) as part:
         figure.savefig(part, format="png")
     return Path(path)

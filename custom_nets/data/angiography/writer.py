@@ -111,7 +111,7 @@ def write_run(
             with new_file(path) as part:
                 write[format](part)
                 # first: a run without its list of frames is taken for the work of somebody else
-                write_json(side_file(path), run_summary(run))
+                write_json(side_file(path), _shared_summary(run))
         except OSError as error:
             raise OSError(f"{path} could not be written: {error.strerror or error}.") from error
     return path
@@ -136,6 +136,13 @@ def run_summary(run: AngiographyRun) -> dict[str, Any]:
             "notes": list(run.origin.notes),
         }
     )
+
+
+def _shared_summary(run: AngiographyRun) -> dict[str, Any]:
+    """As it goes beside the result: the name of the source, but not its folder."""
+    path, summary = run.origin.path, run_summary(run)
+    notes = [note.replace(path, Path(path).name) if path else note for note in summary["notes"]]
+    return {**summary, "source": Path(path).name if path else path, "notes": notes}
 
 
 def _write_dicom(run: AngiographyRun, path: Path, made_by: str, description: str) -> None:
@@ -186,7 +193,7 @@ def _write_pictures(run: AngiographyRun, folder: Path) -> None:
         for number, frame in enumerate(frames, 1):
             if not cv2.imwrite(str(part / f"frame_{number:0{digits}d}.png"), frame):
                 raise OSError(f"{folder} could not be written.")
-        write_json(part / SIDE_FILE, run_summary(run))
+        write_json(part / SIDE_FILE, _shared_summary(run))
 
 
 def _shown(run: AngiographyRun, mark: bool) -> Iterator[NDArray[np.uint8]]:

@@ -1,7 +1,9 @@
 """What a DICOM object that was computed from others must say, whatever its kind (PS3.3 C.7.6.1, C.7.5.2, C.12.1).
 
 New UIDs in the study and frame of reference of the source, DERIVED, what was done, from which instances, by which
-software, for research only; and nothing any more that held for the source's pixels or transfer alone.
+software, for research only; and nothing any more that held for the source's pixels or transfer alone. Private elements
+of the source are left out, of volumes and runs alike: nobody but their vendor knows which of them hold for these pixels
+alone, or say who the patient is.
 """
 
 from __future__ import annotations
@@ -84,6 +86,7 @@ def copied_dataset(source: Any) -> Any:
 
     dataset = copy.deepcopy(source)
     drop_unreadable(dataset)  # decodes all of it
+    dataset.remove_private_tags()
     if hasattr(dataset, "original_character_set"):  # pydicom 3 guards against just that
         dataset.set_original_encoding(False, True, dataset.original_character_set)
     for keyword in _GONE:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-__all__ = ["dicom_files", "holds_dicom", "is_dicom_file"]
+__all__ = ["dicom_files", "holds_dicom", "is_dicom_file", "series_files"]
 
 DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 
@@ -34,6 +35,24 @@ def dicom_files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
         if path.is_file() and not path.name.startswith(".") and path.name.upper() != "DICOMDIR" and is_dicom_file(path):
             yield path
+
+
+def series_files(path: Path) -> list[Path]:
+    """The files beside a DICOM file that belong to its series, with it; a multi-frame file stands alone."""
+    import pydicom
+
+    def header(file: Path) -> Any:
+        try:
+            tags: list[Any] = ["SeriesInstanceUID", "NumberOfFrames"]
+            return pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=tags)
+        except Exception:  # pydicom raises many kinds for damaged files; the reader will name this one
+            return {}
+
+    own = header(path)
+    uid = own.get("SeriesInstanceUID")
+    if not uid or str(own.get("NumberOfFrames") or 1) != "1":
+        return [path]
+    return [file for file in dicom_files(path.parent) if file == path or header(file).get("SeriesInstanceUID") == uid]
 
 
 def holds_dicom(folder: str | Path) -> bool:

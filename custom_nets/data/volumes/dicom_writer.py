@@ -254,7 +254,6 @@ class _Slices:
 
 
 def _remove_what_was_the_sources(dataset: Any, slices: _Slices) -> None:
-    dataset.remove_private_tags()
     turned = np.abs(np.abs(slices.axes @ _orientation(dataset).T) - np.eye(2)).max() > _PERPENDICULAR
     for keyword in (*_OF_THE_SOURCE, *(("InPlanePhaseEncodingDirection",) if turned else ())):
         if keyword in dataset:

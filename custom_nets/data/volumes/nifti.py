@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from custom_nets.data.whole_files import DAMAGED, image_array, open_image
 from custom_nets.utils.files import check_writable, new_file
 
-__all__ = ["largest_distance", "read_nifti", "write_nifti"]
+__all__ = ["is_our_nifti", "largest_distance", "read_nifti", "write_nifti"]
 
 logger = logging.getLogger(__name__)
 
 _MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}
+_WRITER = b"custom_nets"
 _SECONDS_PER_UNIT = {"msec": 1e-3, "usec": 1e-6}
 _SAME_PLACE_MM = 1e-3  # a qform and a sform that differ by more somewhere in the volume are two geometries
 _ROUNDING_MM = 0.1  # a shear of no more over the whole volume is rounding, not a geometry
@@ -159,7 +160,7 @@ def write_nifti(
     image.header.set_xyzt_units("mm", "sec")
     if array.ndim == 4:
         image.header["pixdim"][4] = time_step_s
-    image.header["descrip"] = b"custom_nets"
+    image.header["descrip"] = _WRITER
 
     check_writable(path.parent)
     try:
@@ -168,6 +169,14 @@ def write_nifti(
     except OSError as error:
         raise OSError(f"{path} could not be written: {error.strerror or error}.") from error
     return path
+
+
+def is_our_nifti(path: str | Path) -> bool:
+    """Whether a file is one that :func:`write_nifti` wrote."""
+    try:
+        return open_image(path).header["descrip"].item().startswith(_WRITER)
+    except DAMAGED:
+        return False
 
 
 def _refine_quaternion(header: Any, affine: NDArray[np.float64]) -> None:
