@@ -119,6 +119,19 @@ def test_a_training_says_how_to_repeat_it(tracked, tmp_path):
     assert content(client, run, "config.json", tmp_path)["patch_size"] == TINY["patch_size"]
 
 
+def test_nothing_that_is_sent_says_whose_scan_it_is(tracked, tmp_path):
+    """No path, name of a file, case or subject: in parameters, tags, names of artifacts and what stands in them."""
+    folder, client, runs = tracked
+    for run in runs:
+        local = Path(client.download_artifacts(run.info.run_id, "", str(tmp_path)))
+        sent = [str(run.data.params), str(run.data.tags), *artifacts(client, run)]
+        files = [path for path in local.rglob("*") if path.suffix in (".json", ".csv", ".md", ".html")]
+        sent += [path.read_text() for path in files if "bundle" not in path.parts]
+        for text in sent:
+            for name in ("sub-0", "T1w", str(folder), folder.name, "/tmp/"):
+                assert name not in text, (name, text[max(0, text.find(name) - 200) :][:400])
+
+
 def test_an_evaluation_says_what_it_measured(tracked, tmp_path):
     folder, client, runs = tracked
     run = runs[3]
@@ -131,7 +144,8 @@ def test_an_evaluation_says_what_it_measured(tracked, tmp_path):
     assert not [name for name in run.data.metrics if name.startswith(("train_", "val_", "learning"))]
     assert run.data.params["checkpoint"] == "(private)" and str(folder) not in str(run.data.params)
     names = artifacts(client, run)
-    assert {"report.json", "table.md", "summary.csv", "config.json", "pictures/sub-00_T1w_iso2 (own).png"} <= names
+    assert {"report.json", "table.md", "summary.csv", "config.json"} <= names
+    assert sum(name.startswith("pictures/") and name.endswith("_iso2 (own).png") for name in names) == 2
     assert "pictures/of_an_earlier_evaluation.png" not in names
     record = content(client, run, "data.json", tmp_path)["evaluation"]
     assert [entry["case"] for entry in record] == ["sub-00_T1w", "sub-01_T1w"]
