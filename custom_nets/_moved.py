@@ -135,6 +135,8 @@ NAMES = {
     "data.volumes.from_json": "data.cases",
     "data.volumes.unique_names": "data.cases",
     "data.volumes.IMAGE_SUFFIXES": "data.cases",
+    "apps.frame_evaluation.join_processes": "utils.processes",
+    "apps.frame_evaluation.own_share": "utils.processes",
     "checkpoints.start_from": "checkpoints:load_pretrained",
     "data.read_run": "data:read_angiography",
     "data.run_io.read_run": "data.angiography.reader:read_angiography",

@@ -49,16 +49,15 @@ MODULES = {_module(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 def _imports(name: str, path: Path, at_import_only: bool = False) -> set[str]:
     """Modules of this package that ``path`` imports, anywhere in it (or only when it is imported itself)."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    later = {n for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for n in ast.walk(f)}
-    typing_only = {
-        n
-        for i in ast.walk(tree)
-        if isinstance(i, ast.If) and "TYPE_CHECKING" in ast.unparse(i.test)
-        for n in ast.walk(i)
-    }
+    skipped: set[ast.AST] = set()
+    if at_import_only:  # what functions import is imported later, and types never
+        functions = ast.FunctionDef | ast.AsyncFunctionDef
+        skipped = {n for f in ast.walk(tree) if isinstance(f, functions) for n in ast.walk(f)}
+        conditions = [node for node in ast.walk(tree) if isinstance(node, ast.If)]
+        skipped |= {n for i in conditions if "TYPE_CHECKING" in ast.unparse(i.test) for n in ast.walk(i)}
     found: set[str] = set()
     for node in ast.walk(tree):
-        if at_import_only and (node in later or node in typing_only):
+        if node in skipped:
             continue
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}

@@ -14,7 +14,18 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["OURS", "Row", "csv_text", "named_means", "paired_differences", "spread", "spread_of_mean", "summarise"]
+__all__ = [
+    "OURS",
+    "Row",
+    "csv_text",
+    "markdown_rows",
+    "named_means",
+    "paired_differences",
+    "spread",
+    "spread_of_mean",
+    "summarise",
+    "widened",
+]
 
 Row = dict[str, Any]
 OURS = "ours"
@@ -146,3 +157,25 @@ def csv_text(rows: Sequence[Row]) -> str:
     for row in rows:
         writer.writerow({k: f"{v:.7g}" if isinstance(v, float) else v for k, v in row.items()})
     return stream.getvalue()
+
+
+def markdown_rows(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """Lines of a Markdown table."""
+    lines = [list(heads), ["---"] * len(heads), *([str(cell) for cell in row] for row in rows)]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def widened(rows: Sequence[Row], by_region: bool = True) -> list[Row]:
+    """One row for all that was measured of the same thing by the same method, scores side by side.
+
+    Args:
+        rows: scores; the columns besides region, metric and value say of what.
+        by_region: call the columns REGION_METRIC instead of METRIC.
+    """
+    wide: dict[tuple, Row] = {}
+    names = dict.fromkeys(f"{row['region']}_{row['metric']}" if by_region else row["metric"] for row in rows)
+    for row in rows:
+        what = {name: cell for name, cell in row.items() if name not in ("region", "metric", "value")}
+        line = wide.setdefault(tuple(what.values()), {**what, **dict.fromkeys(names)})
+        line[f"{row['region']}_{row['metric']}" if by_region else row["metric"]] = row["value"]
+    return list(wide.values())

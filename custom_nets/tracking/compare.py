@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from custom_nets.evaluation.tables import csv_text
+from custom_nets.evaluation.tables import csv_text, markdown_rows
 from custom_nets.tracking.client import find_run
 from custom_nets.utils.files import write_text
 
@@ -114,11 +114,11 @@ def markdown(a: TrackedRun, b: TrackedRun, rows: Sequence[Mapping[str, Any]]) ->
             lines += ["None.", ""]
             continue
         heads = ["name", "a", "b", *(["b - a"] if kind == "metric" else [])]
-        lines += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
-        for row in chosen:
-            cells = [row["name"], row["a"], row["b"], *([row["difference"]] if kind == "metric" else [])]
-            lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
-        lines.append("")
+        table = [
+            [_cell(row[name]) for name in ("name", "a", "b", *(["difference"] if kind == "metric" else []))]
+            for row in chosen
+        ]
+        lines += [*markdown_rows(heads, table), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 

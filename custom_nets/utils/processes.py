@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import torch
+from monai.data import partition_dataset
 from torch.distributed import PrefixStore, rendezvous
 
-__all__ = ["StoreGroup", "process_count", "process_rank", "share"]
+__all__ = ["StoreGroup", "process_count", "process_rank", "own_share", "join_processes", "share"]
 
 T = TypeVar("T")
 _meetings = itertools.count()  # all processes hold them in the same order
@@ -77,3 +79,22 @@ def share(items: Sequence[T], size: Callable[[T], float], count: int, rank: int)
         if process == rank:
             mine.append(index)
     return [items[index] for index in sorted(mine)]
+
+
+def own_share(items: Sequence[T]) -> list[T]:
+    """The items that this process of a ``torchrun`` measures: each item belongs to exactly one process."""
+    count = process_count()
+    if count > len(items):
+        raise ValueError(f"{count} processes were started for {len(items)} things to measure: start at most as many.")
+    shares = partition_dataset(list(items), num_partitions=count, shuffle=False, even_divisible=False)
+    return list(shares[process_rank()])
+
+
+def join_processes() -> None:
+    """Let the processes that ``torchrun`` started know of each other; does nothing in a single process.
+
+    What they exchange are scores, on the CPU, so gloo serves with and without CUDA. One may have to wait for another
+    that has longer runs.
+    """
+    if process_count() > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo", timeout=timedelta(days=2))

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from custom_nets.evaluation.frames.baselines import BASELINES
 from custom_nets.evaluation.frames.protocol import AddFrameBaselinesd, LeaveOut, LeaveOutInferer, leave_frames_out
-from custom_nets.evaluation.tables import csv_text
+from custom_nets.evaluation.tables import csv_text, markdown_rows
 from custom_nets.inferers.frames import FrameInterpolationInferer
 from custom_nets.simulation.acquisition import simulated_run
 from custom_nets.simulation.dsa import MOTION_KINDS, DSASettings, DSASimulator
@@ -102,16 +102,17 @@ def markdown_table(rows: Sequence[Row]) -> str:
     lines = []
     for number in sorted({row["missing"] for row in rows}):
         here = [row for row in rows if row["missing"] == number]
-        lines += [f"| {number} missing | {' | '.join(REGIONS)} |", "| --- |" + " --- |" * len(REGIONS)]
+        table: list[list[str]] = []
         for name in dict.fromkeys(row["method"] for row in here):
             values = [
                 _mean_decibel(row for row in here if (row["method"], row["region"]) == (name, r)) for r in REGIONS
             ]
-            lines.append(f"| {name} | {' | '.join(f'{value:.2f}' for value in values)} |")
+            table.append([name, *(f"{value:.2f}" for value in values)])
         first = here[0]["method"]
         share = {r: sum(row["pixels"] for row in here if (row["method"], row["region"]) == (first, r)) for r in REGIONS}
         parts = [f"{100 * share[region] / max(share['active'], 1):.1f} %" for region in REGIONS]
-        lines += [f"| share of the places | {' | '.join(parts)} |", ""]
+        table.append(["share of the places", *parts])
+        lines += [*markdown_rows([f"{number} missing", *REGIONS], table), ""]
     return "\n".join(lines)
 
 

@@ -15,18 +15,15 @@ The runs are shared out among the processes that ``torchrun`` starts, none twice
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
 import numpy as np
 import torch
-from monai.data import partition_dataset
 from monai.engines import SupervisedEvaluator
 from monai.inferers import Inferer
 from monai.transforms import Transform
@@ -37,11 +34,10 @@ from custom_nets.data.angiography.run import AngiographyRun
 from custom_nets.evaluation.frames.baselines import BASELINES
 from custom_nets.inferers.frames import FrameInterpolationInferer, GapPlan
 from custom_nets.utils.errors import root_cause
-from custom_nets.utils.processes import process_rank
 
 __all__ = [
     "METHODS", "AddFrameBaselinesd", "FrameEvaluator", "LeaveFramesOutd", "LeaveOut", "LeaveOutInferer",
-    "checked_methods", "evaluation_items", "join_processes", "leave_frames_out", "own_share",
+    "checked_methods", "evaluation_items", "leave_frames_out",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -73,25 +69,6 @@ def evaluation_items(
     if not numbers or len(set(numbers)) < len(numbers) or any(type(n) is not int or n < 1 for n in numbers):
         raise ValueError(f"missing_frames must be different whole numbers from 1, got {missing_frames!r}.")
     return [{**found, "missing": number} for found in find_runs(cases) for number in numbers]
-
-
-def own_share(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The items that this process of a ``torchrun`` measures: each item belongs to exactly one process."""
-    count = int(os.environ.get("WORLD_SIZE", 1))
-    if count > len(items):
-        raise ValueError(f"{count} processes were started for {len(items)} things to measure: start at most as many.")
-    shares = partition_dataset(list(items), num_partitions=count, shuffle=False, even_divisible=False)
-    return list(shares[process_rank()])
-
-
-def join_processes() -> None:
-    """Let the processes that ``torchrun`` started know of each other; does nothing in a single process.
-
-    What they exchange are scores, on the CPU, so gloo serves with and without CUDA. One may have to wait for another
-    that has longer runs.
-    """
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("gloo", timeout=timedelta(days=2))
 
 
 def checked_methods(methods: Sequence[str]) -> list[str]:

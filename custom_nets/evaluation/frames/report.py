@@ -20,36 +20,28 @@ score that is infinite or undefined is left out of means and counted as "not_fin
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
 import numpy as np
-from ignite.engine import Engine, Events
 
 from custom_nets.data.angiography.run import bounding_box
 from custom_nets.evaluation.frames.protocol import METHODS, LeaveOut
+from custom_nets.evaluation.report import Report
 from custom_nets.evaluation.tables import (
-    LOWER_IS_BETTER,
     OURS,
     Row,
-    csv_text,
+    markdown_rows,
     named_means,
     paired_differences,
     spread,
     spread_of_mean,
     summarise,
+    widened,
 )
-from custom_nets.utils.files import write_json, write_text
-from custom_nets.utils.record import environment, file_record
-from custom_nets.visualize.page import evaluation_facts, evaluation_page, shown_names
 
 __all__ = ["FrameReport", "markdown_table", "region_summary", "run_means", "summaries", "widened"]
-
-logger = logging.getLogger(__name__)
 
 _FRAME_COLUMNS = (
     ("full", "psnr", "PSNR (dB), full", 2),
@@ -69,15 +61,6 @@ _RUN_COLUMNS = (
 )
 _CURVES = _RUN_COLUMNS[:4]
 _UNPAIRED = ("flicker", "brightness_flicker")  # neither higher nor lower is better: 1 is
-
-
-def widened(rows: Sequence[Row]) -> list[Row]:
-    """One row for each case, number of missing frames, frame (if it is of one) and method, scores side by side."""
-    wide: dict[tuple, Row] = {}
-    for row in rows:
-        what = {name: cell for name, cell in row.items() if name not in ("region", "metric", "value")}
-        wide.setdefault(tuple(what.values()), what)[f"{row['region']}_{row['metric']}"] = row["value"]
-    return list(wide.values())
 
 
 def run_means(rows: Sequence[Row]) -> list[Row]:
@@ -157,7 +140,7 @@ def markdown_table(
         look_up = {(r["missing"], r["method"], r["region"], r["metric"]): r for r in summary[kind]}
         heads = ["missing", "method", *(name for _, _, name, _ in columns)]
         heads += ["gain of ours over it (dB, active)", "wins"] if gain else []
-        lines.extend([f"### {title}", "", "| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)])
+        table: list[list[str]] = []
         for number in numbers:
             for method in methods:
                 cells = [spread(look_up.get((number, method, r, m)), digits) for r, m, _, digits in columns]
@@ -167,14 +150,14 @@ def markdown_table(
                     if paired is not None:
                         cells[-2] = "" if paired["mean"] is None else f"{paired['mean']:+.2f}"
                         cells[-1] = f"{paired['wins']}/{paired['n'] + paired['not_finite']}"
-                lines.append("| " + " | ".join([str(number), method, *cells]) + " |")
-        lines.append("")
+                table.append([str(number), method, *cells])
+        lines.extend([f"### {title}", "", *markdown_rows(heads, table), ""])
 
     section(f"All made frames of {runs} runs: mean ± standard deviation over frames", "frames", _FRAME_COLUMNS, True)
     lines += ["### Each run: mean PSNR (dB) in the active area", ""]
     others = [name for name in methods if name != OURS]
     heads = ["case", "missing", "frames", *methods, "ours minus the best other"]
-    lines += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    each: list[list[str]] = []
     values = {(r["case"], r["missing"], r["method"]): r["value"] for r in run_rows
               if (r["region"], r["metric"]) == ("active", "psnr")}  # fmt: skip
     for case, number in dict.fromkeys((row["case"], row["missing"]) for row in rows):
@@ -182,8 +165,8 @@ def markdown_table(
         cells = [f"{values[case, number, name]:.2f}" for name in methods]
         best = max((values[case, number, name] for name in others), default=float("nan"))
         cells.append(f"{values[case, number, OURS] - best:+.2f}")
-        lines.append("| " + " | ".join([case, str(number), str(count), *cells]) + " |")
-    lines.append("")
+        each.append([case, str(number), str(count), *cells])
+    lines += [*markdown_rows(heads, each), ""]
     section(
         "Time-density curves and flicker: mean ± standard deviation over runs (times in seconds, in frames for runs "
         "without times)", "runs", _RUN_COLUMNS, False,
@@ -193,15 +176,16 @@ def markdown_table(
         heads = ["missing", "ours minus", *(name for _, _, name, _ in _CURVES), "regions"]
         lines += [
             "### Time-density errors of all regions, ours minus the other's: mean ± standard error (below 0: ours is "
-            "nearer)", "", "| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads),
+            "nearer)", "",
         ]  # fmt: skip
+        curves: list[list[str]] = []
         for number in [*numbers, "all"]:
             for other in others:
                 found = [look_up.get((number, f"{OURS} - {other}", metric)) for _, metric, _, _ in _CURVES]
                 cells = [spread_of_mean(row, digits) for row, (*_, digits) in zip(found, _CURVES, strict=True)]
                 count = max((row["n"] for row in found if row is not None), default=0)
-                lines.append("| " + " | ".join([str(number), other, *cells, str(count)]) + " |")
-        lines.append("")
+                curves.append([str(number), other, *cells, str(count)])
+        lines += [*markdown_rows(heads, curves), ""]
     if unclear := sum(row["not_finite"] for row in summary["frames"] if " - " not in row["method"]):
         lines.append(
             f"{unclear} scores of frames are infinite (equal frames) or undefined (no vessel in sight): left out."
@@ -209,140 +193,65 @@ def markdown_table(
     return "\n".join(lines).rstrip() + "\n"
 
 
-class FrameReport:
-    """Handler of the evaluator: collects what was measured, draws pictures, and writes the report.
+class FrameReport(Report):
+    """The report of what ``ScoreFramesd`` measured, see :class:`custom_nets.evaluation.report.Report`.
 
-    Put it before tracking handlers: at the end of the epoch it adds means over all frames (over runs, of what is
-    measured of a run as a whole) to ``engine.state.metrics``, called as
-    :func:`custom_nets.evaluation.tables.named_means` does: N3/active/psnr/METHOD, N3/active/psnr/gain_over_METHOD.
-
-    Args:
-        output_dir: folder for the files.
-        options: what the evaluation was run with, as plain values.
-        files: name -> further files to list with sha256 (the checkpoint).
-        data: all items, to list their files with sha256.
-        pictures: draw pictures for each case and number of missing frames.
-        report: write ``report.html``, tables and pictures as one page.
-        report_identity: the page calls each run by its name, even where that tells whose it is.
+    Metrics are means over all frames (over runs, of what is measured of a run as a whole): N3/active/psnr/METHOD,
+    N3/active/psnr/gain_over_METHOD.
     """
 
-    def __init__(
-        self,
-        output_dir: str | Path,
-        options: Mapping[str, Any] | None = None,
-        files: Mapping[str, str | Path] | None = None,
-        data: Sequence[Mapping[str, Any]] = (),
-        pictures: bool = True,
-        report: bool = False,
-        report_identity: bool = False,
-    ) -> None:
-        self.output_dir = Path(output_dir)
-        self.options = dict(options or {})
-        self.files = {**{str(k): str(v) for k, v in (files or {}).items()}}
-        self.files.update({item["case"]: str(item["image"]) for item in data})
-        self.pictures = pictures
-        self.report = report
-        self.report_identity = report_identity
+    by = "missing"
+    prefix = "N"
+    record_name = "summary.json"
+    what = "runs"
 
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self.start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.add)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish)
+    def files_of(self, item: Mapping[str, Any]) -> dict[str, str]:
+        return {item["case"]: str(item["image"])}
 
-    def start(self, engine: Engine) -> None:
-        """Make the folder now: an unwritable one shall stop the run before the work."""
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        self.part = self.output_dir / f"frames_of_process_{idist.get_rank()}.csv"
-        write_text(self.part, "")
-        self.rows: list[Row] = []
-        self.run_rows: list[Row] = []
-        self.region_rows: list[Row] = []
-        self.records: list[Row] = []
-        self.failed: list[Row] = []
-        self.started = time.time()
-
-    def add(self, engine: Engine) -> None:
-        """One run measured: keep its scores and draw it."""
-        output: Any = engine.state.output
+    def collect(self, output: Any) -> dict[str, list[Row]]:
         if "failure" in output:
-            self.failed.append(output["failure"])
-            return
-        self.rows += output["scores"]
-        self.run_rows += [*run_means(output["scores"]), *output["run_scores"]]
-        self.region_rows += output["region_scores"]
-        self.records.append(output["record"])
-        write_text(self.part, csv_text(widened(self.rows)))  # so that a crash loses one run only
-        if self.pictures:
-            _draw(self.output_dir / "pictures", output)
-
-    def finish(self, engine: Engine) -> None:
-        """Gather what all processes measured, write everything, hand the summary to the engine's metrics."""
-        shares: Any = idist.all_gather((self.rows, self.run_rows, self.region_rows, self.records, self.failed))
-        order = {case: number for number, case in enumerate(self.files)}
-
-        def gathered(part: int) -> list[Row]:
-            rows = [row for share in shares for row in share[part]]
-            return sorted(rows, key=lambda row: (order.get(row["case"], -1), row["missing"]))  # a stable sort
-
-        rows, run_rows, region_rows, records, failed = (gathered(part) for part in range(5))
-        summary = {**summaries(rows, run_rows), "regions": region_summary(region_rows)}
-        for kind in ("runs", "frames"):  # the mean over frames stands where there are both
-            engine.state.metrics.update(named_means(summary[kind], "missing", "N"))
-        if idist.get_rank() == 0:
-            self._write(engine, rows, run_rows, region_rows, records, failed, summary)
-        self.part.unlink(missing_ok=True)
-
-    def _write(
-        self,
-        engine: Engine,
-        rows: list[Row],
-        run_rows: list[Row],
-        region_rows: list[Row],
-        records: list[Row],
-        failed: list[Row],
-        summary: dict[str, list[Row]],
-    ) -> None:
-        table = markdown_table(rows, run_rows, summary, failed)
-        write_text(self.output_dir / "frames.csv", csv_text(widened(rows)))
-        write_text(self.output_dir / "runs.csv", csv_text(widened(run_rows)))
-        write_text(self.output_dir / "regions.csv", csv_text(region_rows))
-        write_text(self.output_dir / "table.md", table)
-        report = {
-            **summary,
-            "records": records,
-            "failed": failed,
-            "options": self.options,
-            "processes": idist.get_world_size(),
-            "device": str(engine.state.device) if hasattr(engine.state, "device") else None,
-            "versions": environment(),
-            "files": [{"name": name, "path": path, **file_record(path)} for name, path in self.files.items()],
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.started)),
-            "seconds": round(time.time() - self.started, 3),
+            return {"failed": [output["failure"]]}
+        return {
+            "scores": output["scores"],
+            "runs": [*run_means(output["scores"]), *output["run_scores"]],
+            "regions": output["region_scores"],
+            "records": [output["record"]],
         }
-        write_json(self.output_dir / "summary.json", report)
-        self._write_page(table, run_rows, failed, report)
-        logger.info("evaluation of %d runs, report in %s\n%s", len(records), self.output_dir, table)
 
-    def _write_page(self, table: str, run_rows: list[Row], failed: list[Row], report: dict[str, Any]) -> None:
-        """The page, or none: one of an earlier evaluation would be wrong."""
-        page = self.output_dir / "report.html"
-        page.unlink(missing_ok=True)
-        if not self.report:
-            return
+    def draw(self, output: Any) -> list[Row]:
+        _draw(self.output_dir / "pictures", output)
+        case, missing = output["record"]["case"], output["record"]["missing"]
         kinds = {"frame": "frame with the most change", "errors": "errors over time", "curves": "contrast over time"}
-        pictures = [
-            (record["case"], f"{record['missing']} missing, {what}", self._picture(record, kind))
-            for record in report["records"] * self.pictures
+        stem = self.output_dir / "pictures" / f"{case}_N{missing}"
+        return [
+            {"case": case, "missing": missing, "title": f"{missing} missing, {what}", "path": f"{stem}_{kind}.png"}
             for kind, what in kinds.items()
         ]
-        cases = dict.fromkeys([*(row["case"] for row in run_rows), *(row["case"] for row in failed)])
-        names = shown_names({case: self.files.get(case, "") for case in cases}, self.report_identity)
-        warnings = [f"{names[row['case']]} could not be evaluated; the tables are without it." for row in failed]
-        facts = evaluation_facts(report, self.report_identity)
-        evaluation_page(page, table, _pairs(run_rows), "missing", LOWER_IS_BETTER, facts, pictures, names, warnings)
 
-    def _picture(self, record: Row, kind: str) -> Path:
-        return self.output_dir / "pictures" / f"{record['case']}_N{record['missing']}_{kind}.png"
+    def summarise(self, rows: Mapping[str, list[Row]]) -> dict[str, Any]:
+        found = summaries(rows.get("scores", []), rows.get("runs", []))
+        regions = region_summary(rows.get("regions", []))
+        return {**found, "regions": regions, "records": rows.get("records", []), "failed": rows.get("failed", [])}
+
+    def means(self, summary: Mapping[str, Any]) -> dict[str, float]:
+        # the mean over frames stands where there are both
+        return {
+            k: v for kind in ("runs", "frames") for k, v in named_means(summary[kind], self.by, self.prefix).items()
+        }
+
+    def tables(self, rows: Mapping[str, list[Row]], summary: Mapping[str, Any]) -> dict[str, list[Row]]:
+        wide = {"frames": widened(rows.get("scores", [])), "runs": widened(rows.get("runs", []))}
+        return {**wide, "regions": rows.get("regions", [])}
+
+    def markdown(self, rows: Mapping[str, list[Row]], summary: Mapping[str, Any]) -> str:
+        return markdown_table(rows.get("scores", []), rows.get("runs", []), summary, rows.get("failed", []))
+
+    def pairs(self, rows: Mapping[str, list[Row]], summary: Mapping[str, Any]) -> list[Row]:
+        return _pairs(rows.get("runs", []))
+
+    def warnings(self, rows: Mapping[str, list[Row]], names: Mapping[str, str]) -> list[str]:
+        failed = rows.get("failed", [])
+        return [f"{names[row['case']]} could not be evaluated; the tables are without it." for row in failed]
 
 
 def _draw(folder: Path, output: Mapping[str, Any]) -> None:

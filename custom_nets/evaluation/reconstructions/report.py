@@ -7,25 +7,19 @@ Files in ``output_dir``, each written whole or not at all: ``scores.csv`` (a row
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 
 from custom_nets.evaluation.reconstructions.protocol import BEST_STILL, wins_over
-from custom_nets.evaluation.tables import OURS, Row, csv_text, named_means, paired_differences, spread, summarise
-from custom_nets.utils.files import write_json, write_text
-from custom_nets.utils.record import environment, peak_memory_gib
+from custom_nets.evaluation.report import Report
+from custom_nets.evaluation.tables import OURS, Row, markdown_rows, paired_differences, spread, summarise, widened
 from custom_nets.visualize.figure import save_figure
 
 __all__ = ["ReconstructionReport", "markdown_table", "reconstruction_figure"]
-
-logger = logging.getLogger(__name__)
 
 _COLUMNS = (
     ("error_4d", "4D error", 3),
@@ -55,11 +49,11 @@ def markdown_table(rows: Sequence[Row], summary: Sequence[Row]) -> str:
         cases = list(dict.fromkeys(row["case"] for row in rows if row["noise"] == noise))
         lines += [f"### {noise} noise, {len(cases)} phantoms: mean ± standard deviation over phantoms", ""]
         heads = ["method", *(name for _, name, _ in _COLUMNS)]
-        lines += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
-        for method in methods:
-            cells = [spread(look_up.get((noise, method, metric)), digits) for metric, _, digits in _COLUMNS]
-            lines.append("| " + " | ".join([method, *cells]) + " |")
-        lines.append("")
+        table = [
+            [method, *(spread(look_up.get((noise, method, metric)), digits) for metric, _, digits in _COLUMNS)]
+            for method in methods
+        ]
+        lines += [*markdown_rows(heads, table), ""]
         if OURS in methods:
             mine = [row for row in rows if row["noise"] == noise]
             for metric in ("error_4d", "dice"):
@@ -70,12 +64,8 @@ def markdown_table(rows: Sequence[Row], summary: Sequence[Row]) -> str:
         values = {(r["case"], r["method"], r["metric"]): r["value"] for r in rows if r["noise"] == noise}
         for metric, title, digits in _COLUMNS:
             if metric in _EACH:
-                lines += [f"#### {title}, each phantom", "", "| phantom | " + " | ".join(methods) + " |"]
-                lines.append("|" + " --- |" * (len(methods) + 1))
-                for case in cases:
-                    cells = [f"{values[case, m, metric]:.{digits}f}" for m in methods]
-                    lines.append("| " + " | ".join([case, *cells]) + " |")
-                lines.append("")
+                each = [[case, *(f"{values[case, m, metric]:.{digits}f}" for m in methods)] for case in cases]
+                lines += [f"#### {title}, each phantom", "", *markdown_rows(["phantom", *methods], each), ""]
     lines.append(
         f"'{BEST_STILL}' is the true volume's mean over time, seen at all times: what no still answer can better in 4D "
         "error. Shapes are those of the maximum over time, at each method's threshold of best Dice, against voxels "
@@ -85,76 +75,38 @@ def markdown_table(rows: Sequence[Row], summary: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-class ReconstructionReport:
-    """Handler of :class:`custom_nets.evaluation.reconstructions.protocol.PhantomEvaluator`.
+class ReconstructionReport(Report):
+    """The report of :class:`custom_nets.evaluation.reconstructions.protocol.PhantomEvaluator`, see
+    :class:`custom_nets.evaluation.report.Report`."""
 
-    Put it before tracking handlers: it adds the means to ``engine.state.metrics``.
+    by = "noise"
+    record_name = "summary.json"
+    what = "phantoms"
 
-    Args:
-        output_dir: folder for the files.
-        options: what the evaluation was run with, as plain values.
-        pictures: draw one for each case.
-    """
+    def collect(self, output: Any) -> dict[str, list[Row]]:
+        return {"scores": output["scores"], "records": [output["record"]]}
 
-    def __init__(self, output_dir: str | Path, options: Mapping[str, Any] | None = None, pictures: bool = True) -> None:
-        self.output_dir, self.options, self.pictures = Path(output_dir), dict(options or {}), pictures
+    def draw(self, output: Any) -> list[Row]:
+        case, noise = output["record"]["case"], output["record"]["noise"]
+        path = self.output_dir / "pictures" / f"{case}_{noise}.png".replace(" ", "_")
+        reconstruction_figure(path, output["phantom"], output["means"], output["arrivals"])
+        return [{"case": case, "noise": noise, "title": f"{noise} noise", "path": str(path)}]
 
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self.start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.add)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish)
+    def summarise(self, rows: Mapping[str, list[Row]]) -> dict[str, Any]:
+        scores = rows.get("scores", [])
+        pairs = paired_differences(scores)
+        return {
+            "summary": summarise(scores, pairs, by=self.by),
+            "paired": pairs,
+            "scores": widened(scores, by_region=False),
+            "records": rows.get("records", []),
+        }
 
-    def start(self, engine: Engine) -> None:
-        """Make the folder now: an unwritable one shall stop the run before the work."""
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        self.rows: list[Row] = []
-        self.records: list[Row] = []
-        self.started = time.time()
+    def tables(self, rows: Mapping[str, list[Row]], summary: Mapping[str, Any]) -> dict[str, list[Row]]:
+        return {"scores": summary["scores"]}
 
-    def add(self, engine: Engine) -> None:
-        """One phantom measured: keep its scores, write them, and draw it."""
-        output: Any = engine.state.output
-        self.rows += output["scores"]
-        self.records.append(output["record"])
-        write_text(self.output_dir / "scores.csv", csv_text(_wide(self.rows)))  # a crash loses one phantom only
-        if self.pictures:
-            name = f"{output['record']['case']}_{output['record']['noise']}".replace(" ", "_")
-            reconstruction_figure(
-                self.output_dir / "pictures" / f"{name}.png", output["phantom"], output["means"], output["arrivals"]
-            )
-
-    def finish(self, engine: Engine) -> None:
-        """Sum up and write everything."""
-        summary = summarise(self.rows, paired_differences(self.rows), by="noise")
-        engine.state.metrics.update(named_means(summary, "noise"))
-        table = markdown_table(self.rows, summary)
-        write_text(self.output_dir / "table.md", table)
-        write_json(
-            self.output_dir / "summary.json",
-            {
-                "summary": summary,
-                "scores": _wide(self.rows),
-                "records": self.records,
-                "options": self.options,
-                "versions": environment(),
-                "peak_memory_gib": round(peak_memory_gib(), 2),
-                "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.started)),
-                "seconds": round(time.time() - self.started, 3),
-            },
-        )
-        logger.info("evaluation of %d phantoms, report in %s\n%s", len(self.records), self.output_dir, table)
-
-
-def _wide(rows: Sequence[Row]) -> list[Row]:
-    """One row for each case, noise and method, scores side by side; the same columns in all."""
-    wide: dict[tuple, Row] = {}
-    metrics = list(dict.fromkeys(row["metric"] for row in rows))
-    for row in rows:
-        key = (row["case"], row["noise"], row["method"])
-        if key not in wide:
-            wide[key] = {"case": key[0], "noise": key[1], "method": key[2], **dict.fromkeys(metrics)}
-        wide[key][row["metric"]] = row["value"]
-    return list(wide.values())
+    def markdown(self, rows: Mapping[str, list[Row]], summary: Mapping[str, Any]) -> str:
+        return markdown_table(rows.get("scores", []), summary["summary"])
 
 
 def reconstruction_figure(

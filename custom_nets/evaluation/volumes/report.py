@@ -13,32 +13,23 @@ Files in ``output_dir`` (each written whole or not at all):
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ignite.engine import Engine, Events
-
+from custom_nets.evaluation.report import Report
 from custom_nets.evaluation.tables import (
     LOWER_IS_BETTER,
     OURS,
     Row,
-    csv_text,
-    named_means,
+    markdown_rows,
     paired_differences,
     spread,
     spread_of_mean,
     summarise,
 )
-from custom_nets.utils.files import write_json, write_text
-from custom_nets.utils.record import environment, file_record
-from custom_nets.visualize.page import evaluation_facts, evaluation_page, shown_names
 
 __all__ = ["EvaluationReport", "markdown_table", "paired_differences", "summarise"]
-
-logger = logging.getLogger(__name__)
 
 
 def markdown_table(rows: Sequence[Row], pairs: Sequence[Row], summary: Sequence[Row]) -> str:
@@ -56,7 +47,7 @@ def markdown_table(rows: Sequence[Row], pairs: Sequence[Row], summary: Sequence[
         first, unit = columns[0][0], columns[0][1]
         word = "excess" if first in LOWER_IS_BETTER else "gain"
         heads = ["degradation", "method", *(name for _, name, _ in columns), f"{word} of ours over it, {unit}", "wins"]
-        lines = [f"### {title}", "", "| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+        cells_of: list[list[str]] = []
         for degradation in degradations:
             for method in methods:
                 cells = [spread(look_up.get((degradation, method, region, m)), digits) for m, _, digits in columns]
@@ -65,8 +56,8 @@ def markdown_table(rows: Sequence[Row], pairs: Sequence[Row], summary: Sequence[
                 if paired is not None and paired["mean"] is not None:
                     gain = spread_of_mean(paired, columns[0][2])
                     wins = f"{paired['wins']}/{paired['n'] + paired['not_finite']}"
-                lines.append("| " + " | ".join([degradation, method, *cells, gain, wins]) + " |")
-        return [*lines, ""]
+                cells_of.append([degradation, method, *cells, gain, wins])
+        return [f"### {title}", "", *markdown_rows(heads, cells_of), ""]
 
     cases = len({r["case"] for r in rows})
     lines = [
@@ -124,13 +115,14 @@ def markdown_table(rows: Sequence[Row], pairs: Sequence[Row], summary: Sequence[
     ]
     for metric, title, digits in (("psnr", "PSNR in the brain mask (dB)", 2), ("dice_mean", "mean Dice of tissues", 4)):
         chosen = [p for p in pairs if (p["region"], p["metric"], p["baseline"]) == ("brain", metric, "bspline")]
+        cells = [
+            (p["case"], p["degradation"], f"{p['other']:.{digits}f}", f"{p['ours']:.{digits}f}")
+            + (f"{p['difference']:+.{digits}f}",)
+            for p in chosen
+        ]
         if chosen:
-            lines += [f"### Each case: {title}", ""]
-            lines += ["| case | degradation | bspline | ours | ours minus bspline |", "|" + " --- |" * 5]
-        for p in chosen:
-            numbers = (f"{p['other']:.{digits}f}", f"{p['ours']:.{digits}f}", f"{p['difference']:+.{digits}f}")
-            lines.append("| " + " | ".join((p["case"], p["degradation"], *numbers)) + " |")
-        lines += [""] if chosen else []
+            heads = ["case", "degradation", "bspline", "ours", "ours minus bspline"]
+            lines += [f"### Each case: {title}", "", *markdown_rows(heads, cells), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -142,109 +134,65 @@ def _lesion_metrics(rows: Sequence[Row], what: str) -> list[str]:
     )
 
 
-class EvaluationReport:
-    """Handler of the evaluator: collects what ``ScoreMethodsd`` measured and writes the report.
-
-    Put it before tracking handlers: at the end of the epoch it adds the means of the summary to
-    ``engine.state.metrics`` as :func:`custom_nets.evaluation.tables.named_means` calls them.
+class EvaluationReport(Report):
+    """The report of what ``ScoreMethodsd`` measured, see :class:`custom_nets.evaluation.report.Report`.
 
     Args:
-        output_dir: folder for the files.
-        options: what the evaluation was run with, as plain values; goes into ``report.json``.
-        files: name -> further files to list with sha256 (the checkpoint).
-        data: the evaluation items, to list their files with sha256.
-        pictures: draw a picture for each case and degradation.
-        picture: draws it, given path and item; by default three planes through the middle of the brain.
-        report: write the page.
-        report_identity: the page calls each case by its name, even where that tells whose scan it is.
+        picture: draws the picture of an item, given path and item; by default three planes through the middle of the
+            brain.
+        kwargs: of ``Report``.
     """
+
+    what = "volumes"
 
     def __init__(
         self,
         output_dir: str | Path,
-        options: Mapping[str, Any] | None = None,
-        files: Mapping[str, str | Path] | None = None,
-        data: Sequence[Mapping[str, str]] = (),
-        pictures: bool = True,
+        *args: Any,
         picture: Callable[[Path, Mapping[str, Any]], Any] | None = None,
-        report: bool = False,
-        report_identity: bool = False,
+        **kwargs: Any,
     ) -> None:
-        self.output_dir = Path(output_dir)
-        self.options = dict(options or {})
-        self.files = {**{str(k): str(v) for k, v in (files or {}).items()}, **_files_of(data)}
-        self.pictures = pictures
+        super().__init__(output_dir, *args, **kwargs)
         self.picture = picture or draw_item
-        self.report = report
-        self.report_identity = report_identity
 
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self.start)
-        engine.add_event_handler(Events.ITERATION_STARTED, self.begin)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.add)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish)
+    def files_of(self, item: Mapping[str, Any]) -> dict[str, str]:
+        roles = (("label", "truth"), ("image", "input"), ("mask", "mask"))
+        return {f"{item['case']} {role}": str(item[key]) for key, role in roles if key in item}
 
-    def start(self, engine: Engine) -> None:
-        """Make the folder now: an unwritable one shall stop the run before the work."""
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        write_text(self.output_dir / "cases.csv", "")
-        self.rows: list[Row] = []
-        self.records: list[Row] = []
-        self.drawn: list[tuple[str, str, Path]] = []
-        self.tables: dict[str, list[Row]] = {}
-        self.started = time.time()
+    def collect(self, output: Any) -> dict[str, list[Row]]:
+        return {"scores": output["scores"], "records": [dict(output["record"])], **output.get("tables", {})}
 
-    def begin(self, engine: Engine) -> None:
-        self._began = time.perf_counter()
+    def draw(self, output: Any) -> list[Row]:
+        record = output["record"]
+        path = self.output_dir / "pictures" / f"{record['case']}_{record['degradation']}.png"
+        self.picture(path, output)
+        return [
+            {
+                "case": record["case"],
+                "degradation": record["degradation"],
+                "title": record["degradation"],
+                "path": str(path),
+            }
+        ]
 
-    def add(self, engine: Engine) -> None:
-        """One case measured: keep its scores and draw it."""
-        for item in engine.state.output:  # type: ignore[union-attr]
-            self.rows += item["scores"]
-            seconds = round(time.perf_counter() - self._began, 3)
-            self.records.append({**item["record"], "seconds": seconds})
-            write_text(self.output_dir / "cases.csv", csv_text(self.rows))  # so that a crash loses one case only
-            for name, rows in item.get("tables", {}).items():
-                self.tables.setdefault(name, []).extend(rows)
-                write_text(self.output_dir / f"{name}.csv", csv_text(self.tables[name]))
-            if self.pictures:
-                record = item["record"]
-                name = f"{record['case']}_{record['degradation']}.png"
-                self.picture(self.output_dir / "pictures" / name, item)
-                self.drawn.append((record["case"], record["degradation"], self.output_dir / "pictures" / name))
-
-    def finish(self, engine: Engine) -> None:
-        """Write everything and hand the summary to the engine's metrics."""
-        pairs = paired_differences(self.rows)
-        summary = summarise(self.rows, pairs)
-        table = markdown_table(self.rows, pairs, summary)
-        engine.state.metrics.update(named_means(summary))
-        report = {
-            "summary": summary,
+    def summarise(self, rows: Mapping[str, list[Row]]) -> dict[str, Any]:
+        scores = rows.get("scores", [])
+        pairs = paired_differences(scores)
+        own = {name: rows[name] for name in rows if name not in ("scores", "records")}
+        return {
+            "summary": summarise(scores, pairs),
             "paired": pairs,
-            "cases": self.rows,
-            **self.tables,
-            "volumes": self.records,
-            "options": self.options,
-            "device": str(engine.state.device) if hasattr(engine.state, "device") else None,
-            "versions": environment(),
-            "files": [{"name": name, "path": path, **file_record(path)} for name, path in self.files.items()],
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.started)),
-            "seconds": round(time.time() - self.started, 3),
+            "cases": scores,
+            **own,
+            "volumes": rows.get("records", []),
         }
-        write_text(self.output_dir / "paired.csv", csv_text(pairs))
-        write_text(self.output_dir / "summary.csv", csv_text(summary))
-        write_text(self.output_dir / "table.md", table)
-        write_json(self.output_dir / "report.json", report)
-        page = self.output_dir / "report.html"
-        page.unlink(missing_ok=True)  # of an earlier evaluation
-        if self.report:
-            cases = dict.fromkeys(row["case"] for row in self.rows)
-            sources = {case: self.files.get(f"{case} input") or self.files.get(f"{case} truth", "") for case in cases}
-            names = shown_names(sources, self.report_identity)
-            facts = evaluation_facts(report, self.report_identity)
-            evaluation_page(page, table, pairs, "degradation", LOWER_IS_BETTER, facts, self.drawn, names)
-        logger.info("evaluation of %d volumes, report in %s\n%s", len(self.records), self.output_dir, table)
+
+    def tables(self, rows: Mapping[str, list[Row]], summary: Mapping[str, Any]) -> dict[str, list[Row]]:
+        own = {name: rows[name] for name in rows if name not in ("scores", "records")}
+        return {"cases": summary["cases"], "paired": summary["paired"], "summary": summary["summary"], **own}
+
+    def markdown(self, rows: Mapping[str, list[Row]], summary: Mapping[str, Any]) -> str:
+        return markdown_table(summary["cases"], summary["paired"], summary["summary"])
 
 
 def draw_item(path: Path, item: Mapping[str, Any]) -> None:
@@ -269,13 +217,3 @@ def draw_item(path: Path, item: Mapping[str, Any]) -> None:
 
 def _caption(method: str) -> str:
     return {"bspline": "B-spline", "trilinear": "trilinear"}.get(method, method)
-
-
-def _files_of(data: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Name -> path of every file of the items, once."""
-    named: dict[str, str] = {}
-    for item in data:
-        for key, role in (("label", "truth"), ("image", "input"), ("mask", "mask")):
-            if key in item:
-                named.setdefault(f"{item['case']} {role}", str(item[key]))
-    return named

@@ -23,6 +23,7 @@ from custom_nets.evaluation.frames import report
 from custom_nets.evaluation.frames.scores import MeanFrameScore, ScoreFramesd, stored_scale
 from custom_nets.metrics.frames import frame_psnr, frame_ssim
 from custom_nets.networks import SymmetricMoStDSA
+from custom_nets.utils.processes import own_share
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = ROOT / "bundles" / "most_dsa" / "configs"
@@ -194,10 +195,10 @@ def test_each_item_belongs_to_one_process(monkeypatch):
     shares = []
     for rank in range(3):
         monkeypatch.setenv("RANK", str(rank))
-        shares += fe.own_share(items)
+        shares += own_share(items)
     assert sorted(item["case"] for item in shares) == [str(i) for i in range(7)]
     with pytest.raises(ValueError, match="3 processes were started for 2"):
-        fe.own_share(items[:2])
+        own_share(items[:2])
 
 
 # ---- all of it ----
@@ -297,7 +298,7 @@ def test_the_whole_evaluation_through_the_bundle(data, tmp_path):
     table = (out / "table.md").read_text()
     assert "| 1 | blend |" in table and "| anna | 2 | 4 |" in table and "| all | blend |" in table
     assert not (out / "pictures").exists()
-    assert not list(out.glob("frames_of_process*"))
+    assert not list(out.glob("*_of_process*"))
 
 
 def test_what_fails_is_listed_and_the_rest_is_measured(data, tmp_path):
