@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from custom_nets.checkpoints import save_checkpoint
-from custom_nets.networks import ResidualArSSR
+from custom_nets.networks import AnySizeTransMRSR, ResidualArSSR
 
-__all__ = ["Page", "tiny_arssr"]
+__all__ = ["Page", "tiny_arssr", "tiny_transmrsr"]
 
 
 def tiny_arssr(folder: Path) -> Path:
@@ -27,6 +27,16 @@ def tiny_arssr(folder: Path) -> Path:
     torch.nn.init.normal_(network.decoder[-1].weight, std=0.02)
     save_checkpoint(folder / "tiny.pt", network, {"name": "ResidualArSSR", **arch})
     return folder / "tiny.pt"
+
+
+def tiny_transmrsr(folder: Path) -> Path:
+    """The same of the bundle for thick slices."""
+    arch = {"slices": 3, "widths": [8, 16], "style_dim": 16, "head_width": 4, "num_centroids": 0}
+    torch.manual_seed(0)
+    network = AnySizeTransMRSR(**arch)
+    torch.nn.init.normal_(network.last.weight, std=0.02)
+    save_checkpoint(folder / "thick.pt", network, {"name": "AnySizeTransMRSR", **arch})
+    return folder / "thick.pt"
 
 
 class Page:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 
 from custom_nets.data.angiography.reader import read_angiography
@@ -22,7 +23,8 @@ from custom_nets.visualize.page.words import number, without_names
 from tests.bundles import most_dsa_runs, runner
 from tests.bundles.runner import REPOSITORY
 from tests.conftest import blobs, world_points
-from tests.tools.pages import Page, tiny_arssr
+from tests.tools.pages import Page, tiny_arssr, tiny_transmrsr
+from tests.tools.xa_writer import contrast_run, write_xa
 
 infer = partial(runner.infer, REPOSITORY / "bundles" / "arssr")
 
@@ -158,6 +160,34 @@ def test_a_page_of_a_dicom_scan_says_nothing_of_the_patient(identity, write_dico
         assert set(found) >= {"mustermann", "k4711", "19480321", "20240517"}
     else:
         assert found == []
+
+
+def test_a_page_of_a_dicom_run_says_nothing_of_the_patient(tmp_path):
+    source = write_xa(
+        tmp_path / "erika.dcm", contrast_run(), frame_time_vector_ms=most_dsa_runs.UNEVEN_MS,
+        **most_dsa_runs.PLAIN, **PATIENT, **STUDY, PositionerPrimaryAngle=12.5, PositionerSecondaryAngle=-3,
+    )  # fmt: skip
+    checkpoint = most_dsa_runs.save_weights(tmp_path, 0, 0.05)
+    make = partial(most_dsa_runs.infer, source, tmp_path / "out", frames_between=1, checkpoint=checkpoint, report=True)
+    page = Page(make() / "erika_most_dsa.html")
+    header = pydicom.dcmread(source, stop_before_pixels=True)
+    uids = [header.StudyInstanceUID, header.SeriesInstanceUID, header.SOPInstanceUID]
+    private = ["mustermann", "erika", "k4711", "19480321", "20240517", "acc90817", str(tmp_path), *uids]
+    assert [word for word in private if word.casefold() in page.text.casefold()] == []
+    assert page.data["primary"] and page.data["secondary"], "where the arm stood is shown"
+    named = make(report_identity=True, overwrite=True) / "erika_most_dsa.html"
+    assert "Mustermann^Erika" in named.read_text()
+
+
+def test_the_uncertainty_is_an_overlay(scan, tmp_path):
+    checkpoint = tiny_transmrsr(tmp_path)
+    options = {"directions": "both", "uncertainty": True, "report": True, "checkpoint": checkpoint}
+    out = runner.infer(REPOSITORY / "bundles" / "transmrsr", scan, tmp_path / "out", **options)
+    page = Page(out / "scan_transmrsr.html")
+    found = page.array("uncertainty")[:, :, ::-1].T
+    wanted = nib.load(out / "scan_transmrsr_uncertainty.nii.gz").get_fdata()
+    np.testing.assert_allclose(found, wanted, atol=0.51 * page.data["arrays"]["uncertainty"]["step"])
+    assert [overlay["name"] for overlay in page.data["overlays"]] == ["added", "residual", "uncertainty"]
 
 
 def test_names_that_tell_who_are_not_shown(write_dicom_series, tmp_path):

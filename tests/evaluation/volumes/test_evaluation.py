@@ -162,6 +162,7 @@ def test_real_pairs_masks_and_tracking(scans, tmp_path):
         pairs=[{**pair, "mask": str(tmp_path / "mask.nii.gz")}],
         metrics=["psnr"],
         pictures=False,
+        report=True,
         tracking=str(CONFIGS / "mlflow_eval.json"),
     )
     flow.initialize()
@@ -180,7 +181,7 @@ def test_real_pairs_masks_and_tracking(scans, tmp_path):
     (row,) = [r for r in rows_of(out / "summary.csv") if (r["method"], r["region"]) == ("bspline", "brain")]
     assert run.data.metrics["pair/brain/psnr/bspline"] == pytest.approx(float(row["mean"]), rel=1e-5)
     assert run.data.params["degradations.iso2"] == "[2, 2, 2]"
-    assert {"table.md", "report.json"} <= {a.path for a in client.list_artifacts(run.info.run_id)}
+    assert {"table.md", "report.json", "report.html"} <= {a.path for a in client.list_artifacts(run.info.run_id)}
 
 
 def test_the_score_of_a_key_metric():
