@@ -305,7 +305,7 @@ def test_what_fails_is_listed_and_the_rest_is_measured(data, tmp_path):
     np.savez(data / "short.npz", frames=contrast(3), times_s=np.arange(3) / 4)
     (data / "torn.npz").write_bytes((data / "anna.npz").read_bytes()[:200])
     out = tmp_path / "out"
-    flow = workflow(data, out, missing_frames=[2], pictures=False)
+    flow = workflow(data, out, missing_frames=[2], pictures=False, report=True)
     with pytest.raises(SystemExit, match="2 evaluations failed") as stop:
         flow.run()
     assert "short, 2 missing: 2 missing frames need 4 measured frames" in str(stop.value)
@@ -314,6 +314,8 @@ def test_what_fails_is_listed_and_the_rest_is_measured(data, tmp_path):
     assert [f["case"] for f in summary["failed"]] == ["short", "torn"]
     assert {r["case"] for r in rows_of(out / "frames.csv")} == {"anna", "bert"}
     assert (out / "table.md").read_text().startswith("**2 evaluations failed")
+    page = (out / "report.html").read_text()
+    assert page.index("torn could not be evaluated") < page.index("Wins and losses") and str(tmp_path) not in page
 
 
 def test_pictures_and_tracking(data, tmp_path):
@@ -321,7 +323,7 @@ def test_pictures_and_tracking(data, tmp_path):
     (data / "bert.npz").unlink()
     out = tmp_path / "out"
     tracking = str(CONFIGS / "mlflow_eval.json")
-    flow = workflow(data, out, missing_frames=[3], methods=["ours", "blend"], tracking=tracking)
+    flow = workflow(data, out, missing_frames=[3], methods=["ours", "blend"], tracking=tracking, report=True)
     flow.run()
     names = sorted(p.name for p in (out / "pictures").iterdir())
     assert names == [f"anna_N3_{what}.png" for what in ("curves", "errors", "frame")]
@@ -333,17 +335,22 @@ def test_pictures_and_tracking(data, tmp_path):
     assert run.data.metrics["N3/active/psnr/blend"] == pytest.approx(np.mean(blend), rel=1e-5)
     assert {"N3/vessels/mae/excess_over_blend", "N3/vessels/arrival_s/ours"} <= set(run.data.metrics)
     assert run.data.params["missing_frames"] == "[3]"
-    assert {"table.md", "summary.json", "bundle"} <= {a.path for a in client.list_artifacts(run.info.run_id)}
+    assert (out / "report.html").read_text().count("<img ") == 3
+    assert {"table.md", "summary.json", "report.html", "bundle"} <= {
+        a.path for a in client.list_artifacts(run.info.run_id)
+    }
     pictures = [Path(a.path).name for a in client.list_artifacts(run.info.run_id, "pictures")]
     assert sorted(pictures) == names
 
 
 def test_a_network_that_fails_and_nothing_measured(data, tmp_path):
     out = tmp_path / "out"
-    flow = workflow(data, out, network_def={"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 2})
+    linear = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 2}
+    flow = workflow(data, out, network_def=linear, report=True)
     with pytest.raises(SystemExit, match="4 evaluations failed"):
         flow.run()
     assert "Nothing was measured" in (out / "table.md").read_text()
+    assert "Nothing was measured" in (out / "report.html").read_text()
 
 
 def test_the_published_network(data, tmp_path):
