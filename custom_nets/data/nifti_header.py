@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["load_image"]
+__all__ = ["load_image", "units_of"]
 
 _LONGER = 1e-4  # how far above 1 the length of a quaternion still is rounding
 
@@ -35,6 +35,15 @@ def load_image(path: str | Path, **options: Any) -> Any:
         if "w2 should be positive" not in str(error):
             raise
     return _repaired(Path(path))
+
+
+def units_of(header: Any) -> tuple[str, str]:
+    """Units of length and time as nibabel names them; "unknown" also for a code that does not exist."""
+    try:
+        length, time = header.get_xyzt_units()
+    except KeyError:
+        return "unknown", "unknown"
+    return length, time
 
 
 def _repaired(path: Path) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from custom_nets.data.angiography.run import AngiographyRun, RunGeometry, RunOrigin, make_run
+from custom_nets.data.nifti_header import units_of
 from custom_nets.data.whole_files import DAMAGED, check_picture, image_array, load_arrays, open_image
 from custom_nets.utils.files import read_json
 
@@ -201,7 +202,7 @@ def read_nifti_run(
     step = None
     if array.ndim == 4 and array.shape[2] == 1:
         array = array[:, :, 0]
-        unit = image.header.get_xyzt_units()[1]
+        unit = units_of(image.header)[1]
         stored = float(image.header["pixdim"][4])
         step = stored * _SECONDS_PER_UNIT[unit] if unit in _SECONDS_PER_UNIT and stored > 0 else None
     if array.ndim != 3:

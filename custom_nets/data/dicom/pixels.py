@@ -51,7 +51,7 @@ def decode_pixels(path: Path, dataset: Any = None, notes: set[str] | None = None
             contradicts the header.
     """
     from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import ImplicitVRLittleEndian
+    from pydicom.uid import UID, ImplicitVRLittleEndian
 
     if dataset is None:
         from custom_nets.data.dicom.elements import read_header
@@ -70,6 +70,8 @@ def decode_pixels(path: Path, dataset: Any = None, notes: set[str] | None = None
         # a file without the part-10 header: its elements tell by their form how it was encoded
         dataset.file_meta = getattr(dataset, "file_meta", None) or FileMetaDataset()
         dataset.file_meta.TransferSyntaxUID = syntax = _read_syntax(dataset) or ImplicitVRLittleEndian
+    elif not isinstance(syntax, UID):  # something that is no UID at all
+        dataset.file_meta.TransferSyntaxUID = syntax = UID(str(syntax))
     size = [valid_number(dataset, name) for name in ("Rows", "Columns", "NumberOfFrames", "BitsAllocated")]
     rows, columns, frames, bits = (int(number or 1) for number in size)
     check_memory(2 * rows * columns * frames * bits // 8, str(path))

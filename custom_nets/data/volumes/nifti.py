@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from custom_nets.data.nifti_header import units_of
 from custom_nets.data.whole_files import DAMAGED, image_array, open_image
 from custom_nets.utils.files import check_writable, new_file
 
@@ -81,7 +82,7 @@ def _geometry(path: str | Path, image: Any, shape: tuple[int, ...]) -> tuple[NDA
     meta: dict[str, Any] = {}
     note = ""
     if hasattr(header, "get_xyzt_units"):
-        length, time = header.get_xyzt_units()
+        length, time = units_of(header)
         meta["qform_code"], meta["sform_code"] = int(header["qform_code"]), int(header["sform_code"])
         if meta["sform_code"] == 0:
             _check_stored_spacing(path, image)
