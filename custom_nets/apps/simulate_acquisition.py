@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,7 @@ def write_phantom(phantom: VesselFlowPhantom, folder: str | Path, xa: str | None
     folder, s = Path(folder), phantom.settings
     if folder.exists() and any(folder.iterdir()) and not (folder / "truth" / "truth.json").is_file():
         raise OSError(f"{folder} is there already and was not written by this program: choose another folder.")
-    turn = {"sad_mm": s.sad_mm, "sid_mm": s.sid_mm, "spacing_mm": (s.pixel_mm,) * 2}
+    turn: dict[str, Any] = {"sad_mm": s.sad_mm, "sid_mm": s.sid_mm, "spacing_mm": (s.pixel_mm,) * 2}
     with new_folder(folder) as part:
         if np.isfinite(s.counts) or xa:
             mask, fill = phantom.exposures()

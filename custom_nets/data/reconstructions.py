@@ -37,8 +37,6 @@ def write_4d(
     Raises:
         ValueError: not as many times as volumes.
     """
-    import nibabel as nib
-
     path = Path(path)
     times = np.atleast_1d(np.asarray(times_s, dtype=np.float64))
     first, *rest = volumes
@@ -52,13 +50,8 @@ def write_4d(
         raise ValueError(f"{count} volumes need as many times, got {len(times)}.")
     steps = np.diff(times)
     even = len(steps) > 0 and bool(np.allclose(steps, steps[0], rtol=_EVEN))
-    write_nifti(path, array, affine_ras, time_step_s=float(steps[0]) if even else 1.0)
-    if len(steps):
-        image = nib.load(path)
-        image.header.set_xyzt_units("mm", "sec" if even else "unknown")
-        image.header["toffset"] = times[0] if even else 0
-        with new_file(path) as part:
-            nib.save(nib.Nifti1Image(image.get_fdata(dtype=np.float32), None, image.header), part)
+    step_s = float(steps[0]) if even else 1.0 if len(times) == 1 else None
+    write_nifti(path, array, affine_ras, time_step_s=step_s, first_time_s=0.0 if step_s is None else float(times[0]))
     side = path.with_name(f"{path.name.removesuffix('.gz').removesuffix('.nii')}.json")
     write_json(side, {"times_s": times})
     return path, side

@@ -94,10 +94,8 @@ class ConeBeam:
 
     def at(self, frames: Sequence[int] | NDArray[np.int64]) -> ConeBeam:
         """Some of the frames."""
-        index = np.asarray(frames)
-        return ConeBeam(
-            *(a[index] for a in (self.source_mm, self.panel_mm, self.column_step_mm, self.row_step_mm)), self.shape
-        )
+        k = np.asarray(frames)
+        return ConeBeam(self.source_mm[k], self.panel_mm[k], self.column_step_mm[k], self.row_step_mm[k], self.shape)
 
     def pixels_mm(self, frame: int) -> Array:
         """Places of all pixel centres of a frame, [H, W, 3]."""
@@ -138,8 +136,8 @@ def _trajectory(
     sad_mm: ArrayLike,
     sid_mm: ArrayLike,
     shape: tuple[int, int],
-    spacing_mm: Sequence[float],
-    offset_mm: Sequence[float],
+    spacing_mm: Sequence[float] | Array,
+    offset_mm: Sequence[float] | Array,
 ) -> ConeBeam:
     """A C-arm from unit vectors [N, 3]: isocentre to source, along the columns' order, along the rows' order."""
     count = len(towards_source)
@@ -167,8 +165,8 @@ def circular_trajectory(
     sad_mm: ArrayLike,
     sid_mm: ArrayLike,
     shape: tuple[int, int],
-    spacing_mm: Sequence[float],
-    offset_mm: Sequence[float] = (0.0, 0.0),
+    spacing_mm: Sequence[float] | Array,
+    offset_mm: Sequence[float] | Array = (0.0, 0.0),
 ) -> ConeBeam:
     """A turn about the z axis as public folders of rotational runs have it, pictures as seen from the source.
 
@@ -200,8 +198,8 @@ def positioner_trajectory(
     sad_mm: ArrayLike,
     sid_mm: ArrayLike,
     shape: tuple[int, int],
-    spacing_mm: Sequence[float],
-    offset_mm: Sequence[float] = (0.0, 0.0),
+    spacing_mm: Sequence[float] | Array,
+    offset_mm: Sequence[float] | Array = (0.0, 0.0),
     seen_from: SeenFrom = "panel",
 ) -> ConeBeam:
     """A C-arm by DICOM's positioner angles (PS3.3 C.8.7.5): the panel's place about the patient.

@@ -164,7 +164,7 @@ def view_scores(pictures: Array, truth: Array) -> dict[str, float]:
     made, true = (torch.as_tensor(np.asarray(a, dtype=np.float64)) for a in (pictures, truth))
     data_range = float(true.max() - true.min())
     scores = {
-        "psnr": float(frame_psnr(made, true, data_range).mean()),
+        "psnr": float(frame_psnr(made[:, None], true[:, None], data_range).mean()),
         "ssim": float(frame_ssim(made[:, None], true[:, None], data_range).mean()),
         "nrmse": float((made - true).norm() / true.norm()),
     }
@@ -172,9 +172,9 @@ def view_scores(pictures: Array, truth: Array) -> dict[str, float]:
     seen = (spans[0] > 0) & (spans[1] > 0)
     if seen.any():
         low = [a.flatten(1).amin(1)[:, None, None] for a in (made, true)]
-        unit = [((a - b) / s[:, None, None])[seen] for a, b, s in zip((made, true), low, spans, strict=True)]
-        scores["published_psnr"] = float(frame_psnr(*unit, 1.0).mean())
-        scores["published_ssim"] = float(frame_ssim(unit[0][:, None], unit[1][:, None], 1.0).mean())
+        one, other = (((a - b) / s[:, None, None])[seen] for a, b, s in zip((made, true), low, spans, strict=True))
+        scores["published_psnr"] = float(frame_psnr(one[:, None], other[:, None], 1.0).mean())
+        scores["published_ssim"] = float(frame_ssim(one[:, None], other[:, None], 1.0).mean())
     return scores
 
 

@@ -21,7 +21,7 @@ from custom_nets.geometry.cone_beam import ConeBeam, circular_trajectory
 __all__ = ["is_togs_folder", "is_vpal_folder", "line_integrals", "read_togs_folder", "read_vpal_folder"]
 
 _SAME = 0.01  # two statements of one length may differ by a per cent, as rounded numbers do
-_SAY_TIMES = 'say how long the run took by --duration_s 5.5, or all times by --acquisition_times_s "[0, 0.04, ...]"'
+_SAY_TIMES = 'say how long the run took by --duration_s 5.5, or all times by --input_times_s "[0, 0.04, ...]"'
 
 
 def is_vpal_folder(path: Path) -> bool:
@@ -148,7 +148,7 @@ def read_togs_folder(
         notes.append(f"times are shares of a run of {duration_s:g} s, as given")
     try:
         return Acquisition(
-            projections=1 - pictures.astype(np.float32) / 255,
+            projections=(1 - pictures / 255).astype(np.float32),
             times_s=np.asarray(times_s) - np.min(times_s),
             source_mm=geometry.source_mm,
             panel_mm=geometry.panel_mm,
@@ -211,7 +211,7 @@ def _picture(folder: Path, name: str) -> NDArray[np.uint8]:
 
 
 def line_integrals(
-    mask: NDArray[np.floating], fill: NDArray[np.floating]
+    mask: NDArray[np.number], fill: NDArray[np.number]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """ln mask - ln fill of linear intensities, and the inverse of its variance 1 / mask + 1 / fill.
 
@@ -225,7 +225,7 @@ def line_integrals(
     weights = np.empty(mask.shape, np.float32)
     for k, (before, after) in enumerate(zip(mask, fill, strict=True)):  # a frame at a time: float64 of all is large
         usable = (before > 0) & (after > 0)
-        safe = [np.where(usable, run, 1).astype(np.float64) for run in (before, after)]
+        safe = [np.where(usable, run, 1).astype(np.float64) for run in (before, after)]  # [H, W] each
         integrals[k] = np.log(safe[0]) - np.log(safe[1])
         weights[k] = usable / (1 / safe[0] + 1 / safe[1])
     if (share := float((weights > 0).mean())) < 0.5:

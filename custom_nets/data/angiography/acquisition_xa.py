@@ -103,7 +103,7 @@ def read_xa_acquisition(
         _check_same_plane(run, secondary, masks, mask_secondary)
         kept, parts = _mask_shares(mask_primary, primary, notes)
         projections, weights = _subtracted(
-            (sum(share * mask_logarithm(masks.frames[k]) for k, share in part) for part in parts),
+            (sum((s * mask_logarithm(masks.frames[k]) for k, s in part), np.zeros(run.size)) for part in parts),
             (logarithm(run.frames[k]) for k in kept),
             (len(kept), *run.size),
             quantitative,
@@ -288,7 +288,14 @@ def _geometry(run: AngiographyRun, options: XAOptions, primary: NDArray, seconda
     seen_from = options.seen_from or _seen_from(dataset, float(primary[0]), name, notes)
     try:
         return positioner_trajectory(
-            primary, secondary, float(sad), float(sid), run.size, (columns, rows), options.offset_mm, seen_from
+            primary,
+            secondary,
+            float(sad or 0),
+            float(sid or 0),
+            run.size,
+            (columns, rows),
+            options.offset_mm,
+            seen_from,
         )
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
@@ -431,12 +438,15 @@ def _check_pair(run: AngiographyRun, masks: AngiographyRun) -> None:
     names = f"{masks.origin.path} (mask) and {run.origin.path} (fill)"
     if run.size != masks.size:
         raise ValueError(f"{names} differ in size: {masks.size} and {run.size}. Give two runs of one acquisition.")
-    for what, tolerance in (("source_detector_mm", 1.0), ("source_isocenter_mm", 1.0)):
-        one, other = getattr(run.geometry, what), getattr(masks.geometry, what)
-        if one is not None and other is not None and abs(one - other) > tolerance:
-            raise ValueError(f"{names} differ in {what}: {other:g} and {one:g} mm. Give two runs of one acquisition.")
+    for what in ("source_detector_mm", "source_isocenter_mm"):
+        fill_mm, mask_mm = getattr(run.geometry, what), getattr(masks.geometry, what)
+        if fill_mm is not None and mask_mm is not None and abs(fill_mm - mask_mm) > 1:
+            raise ValueError(
+                f"{names} differ in {what}: {mask_mm:g} and {fill_mm:g} mm. Give two runs of one acquisition."
+            )
     pixels = [anywhere(r.origin.dataset, "ImagerPixelSpacing") for r in (masks, run)]
-    if all(pixels) and not np.allclose(*(np.asarray(p, dtype=np.float64) for p in pixels), rtol=1e-3):
+    one, other = (None if p is None else np.asarray(p, dtype=np.float64) for p in pixels)
+    if one is not None and other is not None and not np.allclose(one, other, rtol=1e-3):
         raise ValueError(f"{names} differ in pixel size: {pixels[0]} and {pixels[1]} mm.")
     _check_still_table(masks)
 

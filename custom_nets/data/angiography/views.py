@@ -146,9 +146,10 @@ class Acquisition:
     def voxel_centres_mm(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Places of the voxel centres along x, y and z (LPS)."""
         x, y, z = (
-            (np.arange(n) - (n - 1) / 2) * s for n, s in zip(self.volume_shape, self.volume_spacing_mm, strict=True)
+            (np.arange(n, dtype=np.float64) - (n - 1) / 2) * s
+            for n, s in zip(self.volume_shape, self.volume_spacing_mm, strict=True)
         )
-        return x, y, z
+        return x, y, z  # type: ignore[return-value]
 
 
 def _finite(values: NDArray, name: str) -> None:

@@ -130,7 +130,8 @@ def write_nifti(
     affine: NDArray[np.float64],
     qform_code: int = 1,
     sform_code: int = 1,
-    time_step_s: float = 1.0,
+    time_step_s: float | None = 1.0,
+    first_time_s: float = 0.0,
 ) -> Path:
     """Write float32 NIfTI-1 under a temporary name beside ``path``, then rename: never a partial file.
 
@@ -143,7 +144,8 @@ def write_nifti(
         array: [x, y, z] or [x, y, z, t].
         affine: (4, 4) index -> mm, RAS.
         qform_code, sform_code: NIfTI codes; a 0 is replaced by the other one, or by 1 (scanner).
-        time_step_s: of the fourth axis.
+        time_step_s: of the fourth axis; None: it is uneven, and the header says no unit of time.
+        first_time_s: of the fourth axis.
 
     Raises:
         OSError: the file cannot be written.
@@ -158,9 +160,10 @@ def write_nifti(
     if largest_distance(affine, image.header.get_qform(), array.shape[:3]) > _ROUNDING_MM:
         image.set_qform(None, 0)
     image.set_sform(affine, sform_code)
-    image.header.set_xyzt_units("mm", "sec")
+    image.header.set_xyzt_units("mm", "unknown" if time_step_s is None else "sec")
     if array.ndim == 4:
-        image.header["pixdim"][4] = time_step_s
+        image.header["pixdim"][4] = 1.0 if time_step_s is None else time_step_s
+        image.header["toffset"] = first_time_s
     image.header["descrip"] = _WRITER
 
     check_writable(path.parent)

@@ -218,10 +218,10 @@ def score_answer(
     shape_scores = vessel_scores(dense(curves.max(0)), phantom.coverage, (phantom.settings.voxel_mm,) * 3)
     scores.update({name: value for name, value in shape_scores.items() if name != "threshold"})
     scores["mean_dice"] = best_threshold(mean, phantom.coverage >= 0.5)[1]
-    arrival = np.full(int(np.prod(shape)), np.nan, np.float32)
+    flat = np.full(int(np.prod(shape)), np.nan, np.float32)
     inside = np.flatnonzero(np.isin(voxels, np.flatnonzero(phantom.coverage >= 0.5)))
-    arrival[voxels[inside]] = half_rise_time(curves[:, inside], times)
-    arrival = arrival.reshape(shape)
+    flat[voxels[inside]] = half_rise_time(curves[:, inside], times)
+    arrival = flat.reshape(shape)
     scores["arrival_s"], scores["arrival_share"] = arrival_error(arrival, phantom.arrival_s, phantom.coverage >= 0.5)
     operator = ConeBeamOperator.of(phantom.acquisition_geometry)
     with torch.no_grad():
