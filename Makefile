@@ -1,15 +1,18 @@
-# make demo | make test | make lint | make format | make label STUDIES=... | make test-label
+# make demo | make test | make test-fast | make lint | make format | make label STUDIES=... | make test-label
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test lint format label test-label clean
+.PHONY: demo test test-fast lint format label test-label clean
 
 demo: $(STAMP)  ## run the bundles on a head and a simulated angiography, leave pictures and tables in demo/
 	$(BIN)/python -m custom_nets.apps.demo --output_dir demo
 
 test: $(STAMP)  ## the whole test suite
 	$(BIN)/python -m pytest
+
+test-fast: $(STAMP)  ## known answers, parity and properties, in minutes: for every edit
+	$(BIN)/python -m pytest -m "not slow and not browser"
 
 lint: $(STAMP)  ## what ruff and mypy say
 	$(BIN)/ruff check .

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
@@ -13,6 +16,31 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+
+# where tests run whole bundles, servers or tracking
+SLOW_FOLDERS = {"bundles", "label", "tracking", "apps", "gpu"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    root = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(root).parts[0] in SLOW_FOLDERS:
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True)
+def _fast_tests_start_no_python(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that starts another Python takes seconds, so it has to be marked slow."""
+    if request.node.get_closest_marker("slow") or request.node.get_closest_marker("browser"):
+        return
+    start = subprocess.Popen.__init__
+
+    def checked(self: subprocess.Popen, args: Any, *rest: Any, **options: Any) -> None:
+        program = str(args[0]) if isinstance(args, list | tuple) else str(args)
+        assert Path(program).name not in (Path(sys.executable).name, "torchrun"), f"mark it slow: it starts {args}"
+        start(self, args, *rest, **options)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", checked)
 
 
 def blobs(points: np.ndarray) -> np.ndarray:

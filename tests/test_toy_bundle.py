@@ -8,12 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.bundles.runner import newcomer
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "bundles" / "transmrsr"  # whose configs the toy's are made of, as CONTRIBUTING says
 
 
+@pytest.mark.slow
 def test_a_method_of_one_network_file_and_one_folder(tmp_path):
     for part in ("custom_nets", "monailabel_app", "tests", "pyproject.toml"):
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copyfile

@@ -98,6 +98,7 @@ def test_without_a_workflow_nothing_is_checked(configs):
     assert parser.get_parsed_content("initialize") == [None]
 
 
+@pytest.mark.slow
 def test_command_line_shows_one_line(configs):
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "--config_file"]

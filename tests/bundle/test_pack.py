@@ -35,6 +35,7 @@ CASES = {  # bundle -> options, what it writes
 
 
 @pytest.mark.parametrize("bundle", CASES)
+@pytest.mark.slow
 def test_runs_from_the_unpacked_folder_alone(bundle, save_nifti, tmp_path):
     if not (REPOSITORY / "bundles" / bundle / "models" / "model.pt").is_file():
         pytest.skip("no weights in models/")

@@ -192,6 +192,7 @@ def test_command_converts(tmp_path, published, capsys):
     assert read_checkpoint(tmp_path / "out" / "model.pt")["arch"] == {"name": "ArSSR", **PUBLISHED}
 
 
+@pytest.mark.slow
 def test_command_fails_clearly(tmp_path):
     """In a process of its own: exit code, one line, no traceback, no output file."""
     (tmp_path / "weights.pkl").write_text("not weights")

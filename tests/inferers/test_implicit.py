@@ -432,6 +432,7 @@ def test_the_plan_stays_below_the_budget(shape, target, budget: float):
     assert held < (budget - 0.5) * 2**30  # half a GiB for Python and torch
 
 
+@pytest.mark.slow
 def test_peak_memory_of_a_real_run():
     """In a process of its own, on a volume whose activations would not fit at once."""
     if not Path("/proc/self/status").exists():

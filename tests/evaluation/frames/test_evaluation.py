@@ -364,6 +364,7 @@ def test_the_published_network(data, tmp_path):
     assert {r["method"] for r in rows_of(out / "frames.csv")} == {"ours", "blend"}
 
 
+@pytest.mark.slow
 def test_two_processes_measure_what_one_does(data, tmp_path):
     workflow(data, tmp_path / "one", pictures=False).run()
     with socket.socket() as free:
