@@ -22,14 +22,14 @@ import numpy as np
 from custom_nets.data.angiography import read_angiography
 from custom_nets.data.angiography.file_readers import picture_files, picture_runs
 from custom_nets.data.angiography.xa_reader import frame_count, is_xa
-from custom_nets.data.cases import IMAGE_SUFFIXES
+from custom_nets.data.cases import IMAGE_SUFFIXES, existing_path
 from custom_nets.data.dicom.elements import read_header, text_of
 from custom_nets.data.dicom.files import DICOMDIR_CLASS, dicom_files, is_dicom_file
 from custom_nets.data.volumes.dicom_series import load_series
 from custom_nets.data.volumes.nifti import read_nifti
 from custom_nets.geometry import Grid
 from custom_nets.transforms import load_volume
-from custom_nets.utils.errors import root_cause
+from custom_nets.utils.errors import one_line_errors, root_cause
 from custom_nets.utils.files import to_jsonable
 
 __all__ = ["check", "find_studies", "main"]
@@ -291,18 +291,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.disable(logging.WARNING)  # notes are part of the report
     found: list[dict[str, Any]] = []
     try:
-        for path in args.input:
-            if not path.expanduser().exists():
-                raise FileNotFoundError(f"{path} does not exist (current folder: {Path.cwd()}).")
-            before = len(found)
-            for study in find_studies(path.expanduser()):
-                found.append(check(study, args.values))
-                if not args.json:
-                    print("\n".join(_lines(found[-1])), flush=True)
-            if len(found) == before:
-                raise ValueError(f"there is nothing to read in {path}: no image, no DICOM file, no pictures.")
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from error
+        with one_line_errors():
+            for path in args.input:
+                before = len(found)
+                for study in find_studies(existing_path(path)):
+                    found.append(check(study, args.values))
+                    if not args.json:
+                        print("\n".join(_lines(found[-1])), flush=True)
+                if len(found) == before:
+                    raise ValueError(f"there is nothing to read in {path}: no image, no DICOM file, no pictures.")
     finally:
         logging.disable(logging.NOTSET)
     if args.json:

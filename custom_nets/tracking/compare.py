@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from custom_nets.evaluation.tables import csv_text, markdown_rows
 from custom_nets.tracking.client import find_run
+from custom_nets.utils.errors import one_line_errors
 from custom_nets.utils.files import write_text
 
 if TYPE_CHECKING:
@@ -224,10 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(name, help="id of a run, or output folder of a run that was tracked without a server")
     parser.add_argument("--tracking_uri", metavar="URI", help="where ids are looked up (default: MLFLOW_TRACKING_URI)")
     parser.add_argument("--output_dir", required=True, help="folder for the tables and the picture")
-    try:
+    with one_line_errors():
         written = compare_runs(**vars(parser.parse_args(arguments)))
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from error
     print(written[0].read_text(encoding="utf-8"))
     print("written: " + ", ".join(map(str, written)))
 

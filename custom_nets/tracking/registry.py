@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from custom_nets.bundle.folder import WEIGHTS, check_bundle, copy_bundle
 from custom_nets.tracking.client import experiment_id, find_run, open_client, public_uri
+from custom_nets.utils.errors import one_line_errors
 from custom_nets.utils.files import part_path, remove_old_parts, write_json
 from custom_nets.utils.record import environment, file_record, git_revision
 
@@ -347,10 +348,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     given = vars(parser.parse_args(arguments))
     command = given.pop("command")
-    try:
+    with one_line_errors():
         print(commands_by_name[command](**given))
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from error
 
 
 def _register(source: str, name: str, tracking_uri: str | None) -> str:

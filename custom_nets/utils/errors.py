@@ -6,10 +6,12 @@ import errno
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["explain", "root_cause", "show_clear_errors"]
+__all__ = ["explain", "one_line_errors", "root_cause", "show_clear_errors"]
 
 _PACKAGE = str(Path(__file__).resolve().parent.parent) + os.sep
 _MENDABLE = (ValueError, OSError, MemoryError, ModuleNotFoundError)
@@ -83,6 +85,25 @@ _OF_THE_SYSTEM = {
     errno.EROFS: "the disk can only be read: give another --output_dir",
     errno.EADDRINUSE: "the port is in use by another program: end that one, or give another port",
 }
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End a command with ``error: MESSAGE`` for what a person can mend; ``CUSTOM_NETS_TRACEBACK=1`` shows all.
+
+    Raises:
+        SystemExit: with the message.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause = root_cause(error)
+        text = str(cause) if _raised_on_purpose(cause) else explain(error)
+        if text is None and isinstance(error, ValueError | OSError | ModuleNotFoundError):
+            text = str(error)
+        if text is None or os.environ.get("CUSTOM_NETS_TRACEBACK"):
+            raise
+        raise SystemExit(f"error: {text}") from error
 
 
 def show_clear_errors() -> None:

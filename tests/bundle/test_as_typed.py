@@ -126,3 +126,18 @@ def test_every_path_of_every_bundle_is_known() -> None:
         for name, value in {**content, **content.get("configs", {})}.items():
             if isinstance(value, str) and "/" in value.split("'")[-2:][0] and not name.startswith("_"):
                 assert is_path_or_name(name), f"{file}: {name}"
+
+
+def test_a_request_of_the_server_reaches_the_image_that_it_names(tmp_path: Path, save_nifti) -> None:
+    """Two studies side by side; the one with ``#`` in its path is the one that is computed, into a folder like that."""
+    import nibabel as nib
+    import numpy as np
+
+    from monailabel_app.lib.bundles import find_bundles, run_inference
+
+    for number, folder in enumerate(("data", "data#2"), 1):
+        save_nifti(number * np.arange(600.0).reshape(10, 10, 6), name=f"{folder}/scan.nii.gz")
+    bundle = find_bundles(names=["arssr"])["arssr"]
+    file, record = run_inference(bundle, tmp_path / "data#2" / "scan.nii.gz", tmp_path / "out#1", {"scale": 1.5})
+    assert file.parent == tmp_path / "out#1" and record["input"]["file"] == str(tmp_path / "data#2" / "scan.nii.gz")
+    assert float(np.asarray(nib.load(file).dataobj).max()) > 1000

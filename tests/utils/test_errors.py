@@ -9,7 +9,8 @@ import sqlite3
 import pytest
 import torch
 
-from custom_nets.utils.errors import explain
+from custom_nets.data.cases import existing_path
+from custom_nets.utils.errors import explain, one_line_errors
 
 
 def wrapped(cause: BaseException) -> BaseException:
@@ -52,3 +53,18 @@ def test_what_mlflow_refuses() -> None:
 
 def test_an_error_of_the_program_keeps_its_traceback() -> None:
     assert explain(wrapped(KeyError("x"))) is None and explain(ZeroDivisionError()) is None
+
+
+def test_a_command_ends_with_one_line_and_shows_all_when_asked(monkeypatch) -> None:
+    for work, words in (
+        (lambda: existing_path("/nowhere"), "^error: /nowhere does not exist"),  # raised here: its own words
+        (lambda: (_ for _ in ()).throw(sqlite3.OperationalError("locked")), "^error: MLflow's data base .*locked"),
+        (lambda: int("x"), "^error: invalid literal"),
+    ):
+        with pytest.raises(SystemExit, match=words), one_line_errors():
+            work()
+    with pytest.raises(ZeroDivisionError), one_line_errors():
+        1 / 0  # noqa: B018
+    monkeypatch.setenv("CUSTOM_NETS_TRACEBACK", "1")
+    with pytest.raises(FileNotFoundError), one_line_errors():
+        existing_path("/nowhere")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["find_active_area"]
+__all__ = ["find_active_area", "find_padding"]
 
 _SMALLEST_FRACTION = 0.1  # an area below this is no field of view but a picture with a flat ground
 _SOLID = 0.5  # a field of view fills its bounding box (circle: 0.79); a vessel tree does not
@@ -37,6 +37,35 @@ def find_active_area(frames: NDArray, shutter: dict[str, Any] | None = None) -> 
         seen[box] = _within_round_field(lowest[box], still[box], (lowest.min(), highest.max()))
         inside &= seen
     return inside if inside.mean() >= _SMALLEST_FRACTION else np.ones(frames.shape[1:], dtype=bool)
+
+
+def find_padding(
+    frames: NDArray, named: tuple[NDArray[np.bool_], float] | None = None
+) -> tuple[NDArray[np.bool_], float] | None:
+    """Pixels [H, W] where nothing was measured, and the value that says so; None where there are none.
+
+    That is what the header names, if its value lies outside of the signal's range; and, named by nobody, a border that
+    has in all frames one value which is further from all others than these are apart. (Such a value would reach far
+    beyond what a network was trained on.)
+
+    Args:
+        frames: [T, H, W].
+        named: pixels [H, W] with the header's padding value in some frame, and the value.
+    """
+    if named is not None and named[0].any() and not named[0].all():
+        signal = frames[:, ~named[0]]
+        low, high = float(signal.min()), float(signal.max())
+        if not low - 0.01 * (high - low) <= named[1] <= high + 0.01 * (high - low):
+            return named
+    for extreme in (frames.min(), frames.max()):
+        mask = (frames == extreme).all(0)
+        if extreme == 0 or mask.all() or mask.mean() < 0.01:
+            continue
+        signal = frames[:, ~mask]
+        low, high = float(signal.min()), float(signal.max())
+        if max(low - float(extreme), float(extreme) - high) > high - low > 0:
+            return mask, float(extreme)
+    return None
 
 
 def _within_letterbox(values: NDArray, still: NDArray[np.bool_]) -> tuple[slice, slice]:

@@ -70,6 +70,8 @@ class RunOrigin:
         dataset: header of the DICOM file without pixel data (of the first file of a folder).
         sources: (SOP class, SOP instance) of the files, one, or one per frame.
         shutter: the display shutter and collimator tags as plain values.
+        padding: [H, W] pixels where nothing was measured in some frame; None: nowhere.
+        padding_value: what stands there.
     """
 
     path: str = ""
@@ -79,6 +81,8 @@ class RunOrigin:
     dataset: Any = None
     sources: tuple[tuple[str, str], ...] = ()
     shutter: dict[str, Any] = field(default_factory=dict)
+    padding: NDArray[np.bool_] | None = None
+    padding_value: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from custom_nets.data.angiography.field_of_view import find_active_area
-from custom_nets.data.angiography.intensity import IntensityMapping, MaskSubtraction, fit_mapping
+from custom_nets.data.angiography.field_of_view import find_active_area, find_padding
+from custom_nets.data.angiography.intensity import BACKGROUND, IntensityMapping, MaskSubtraction, fit_mapping
 from custom_nets.data.angiography.parts import Gap, RunGeometry, RunOrigin, check_frames, check_times, wrap_degrees
 
 __all__ = ["AngiographyRun", "Gap", "RunGeometry", "RunOrigin", "active_area", "bounding_box", "make_run"]
@@ -93,7 +93,7 @@ class AngiographyRun:
     @cached_property
     def active(self) -> NDArray[np.bool_]:
         """[H, W] where the picture is: see :func:`active_area`."""
-        return find_active_area(self.frames, self.origin.shutter)
+        return _measured_area(self.frames, self.origin)
 
     @cached_property
     def _masks(self) -> dict[int, NDArray[np.float64]]:
@@ -113,7 +113,7 @@ class AngiographyRun:
     def normalize(self, index: int | slice | Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
         """Frames in network units, [n, H, W] float32: dark vessels, the ground near 0.75, mostly within 0..1.
 
-        Values are not clipped; a mask is subtracted where the mapping says so.
+        Values are not clipped; a mask is subtracted where the mapping says so; padding is ground.
         """
         indices = np.atleast_1d(np.arange(len(self))[index])
         units = np.empty((len(indices), *self.size), dtype=np.float32)
@@ -122,6 +122,8 @@ class AngiographyRun:
             if (mask := self._mask(float(frame))) is not None:
                 values -= mask
             units[k] = values * self.mapping.scale + self.mapping.offset
+        if self.origin.padding is not None:
+            units[:, self.origin.padding] = BACKGROUND
         return units
 
     def denormalize(self, units: NDArray, positions: Sequence[float] | NDArray | float) -> NDArray:
@@ -155,6 +157,8 @@ class AngiographyRun:
             if np.issubdtype(self.frames.dtype, np.integer):
                 values = np.clip(np.rint(values), low, high)
             stored[k] = values
+        if self.origin.padding is not None:
+            stored[:, self.origin.padding] = self.origin.padding_value
         return stored
 
     def gaps(self, max_gap_s: float = 1.5) -> list[Gap]:
@@ -282,6 +286,12 @@ class AngiographyRun:
         )
 
 
+def _measured_area(frames: NDArray, origin: RunOrigin) -> NDArray[np.bool_]:
+    area = find_active_area(frames, origin.shutter)
+    inside = area if origin.padding is None else area & ~origin.padding
+    return inside if inside.any() else area
+
+
 def active_area(run: AngiographyRun) -> NDArray[np.bool_]:
     """Where the picture is, [H, W]: inside shutter and collimator as the header has them, without constant borders."""
     return run.active
@@ -328,9 +338,18 @@ def make_run(
     masks = sorted({*mask_frames, *(index for item in subtraction for index in item.mask_frames)})
     if wrong := [index + 1 for index in masks if not 0 <= index < len(frames)]:
         raise ValueError(f"{name}: mask frames {wrong} are not among the frames 1..{len(frames)}.")
+    if (
+        padding := find_padding(frames, None if origin.padding is None else (origin.padding, origin.padding_value))
+    ) is None:
+        origin = replace(origin, padding=None)
+    else:
+        share = (
+            f"{100 * padding[0].mean():.2g} % of the pixels are padding ({padding[1]:g}): not measured, and put back"
+        )
+        origin = replace(origin, padding=padding[0], padding_value=padding[1], notes=(*origin.notes, share))
     try:
         mapping, note = fit_mapping(
-            frames, find_active_area(frames, origin.shutter), IntensityMapping(log=log, zero=zero,
+            frames, _measured_area(frames, origin), IntensityMapping(log=log, zero=zero,
             subtraction=tuple(subtraction)), intensity, inverted, window, masks,
         )  # fmt: skip
     except ValueError as error:

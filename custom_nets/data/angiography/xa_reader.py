@@ -96,6 +96,7 @@ def read_xa(
     if sequence(first, "ModalityLUTSequence"):
         notes.append("ModalityLUTSequence is not applied: frames are made of the stored values")
     geometry, styles, geometry_notes = _geometry(datasets, count)
+    padding = padding_of(first, frames)
     origin = RunOrigin(
         path=str(path),
         format="dicom",
@@ -104,6 +105,8 @@ def read_xa(
         dataset=_header_only(first),
         sources=tuple((str(d.get("SOPClassUID", "")), str(d.get("SOPInstanceUID", ""))) for d in datasets),
         shutter=_shutter(first),
+        padding=None if padding is None else padding[0].any(0),
+        padding_value=0.0 if padding is None else float(padding[1]),
     )
     return make_run(
         frames,
@@ -309,8 +312,6 @@ def _decoded(dataset: Any, path: Path, remarks: set[str]) -> NDArray:
     pixels = decode_pixels(path, dataset, remarks)
     if (len(pixels) if pixels.ndim == 3 else 1) != count:
         raise ValueError(f"{path}: NumberOfFrames is {count}, but the pixel data holds {len(pixels)} frames.")
-    if padding_of(dataset, pixels) is not None:
-        remarks.add("PixelPaddingValue stands in some pixels")
     del dataset.PixelData  # the decoded frames are enough
     dataset._pixel_array = None
     return pixels

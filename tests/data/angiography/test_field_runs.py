@@ -169,3 +169,28 @@ def test_values_below_zero_are_refused_before_the_work() -> None:
         with pytest.raises(ValueError, match=f"values down to -[0-9]+, which {kind} cannot hold"):
             check_format(run, kind)
     check_format(run, "nifti")
+
+
+@pytest.mark.parametrize(("named", "stored"), [(True, 4095), (False, 65535), (True, 60000)])
+def test_padding_is_ground_for_the_network_and_is_put_back(tmp_path: Path, named: bool, stored: int) -> None:
+    values = frames(bits=11)
+    padded = values.copy()
+    padded[:, :, :3] = stored
+    bits = 12 if stored == 4095 else 16
+    tags = {"PixelPaddingValue": stored} if named else {}
+    run = read_angiography(xa_file(tmp_path / "a.dcm", padded, bits=bits, **tags))
+    plain = read_angiography(xa_file(tmp_path / "b.dcm", values[:, :, 3:], bits=bits))
+    assert run.mapping.scale == plain.mapping.scale and run.mapping.offset == plain.mapping.offset
+    units = run.normalize([0, 1])
+    np.testing.assert_array_equal(units[:, :, 3:], plain.normalize([0, 1]))
+    assert (units[:, :, :3] == 0.75).all() and any("are padding" in note for note in run.origin.notes)
+    longer = run.with_inserted([0.1], run.denormalize(units[:1], 0.4))
+    np.testing.assert_array_equal(longer.frames[1, :, :3], stored)
+    again = read_angiography(write_run(longer, tmp_path / "c.dcm"))
+    np.testing.assert_array_equal(again.frames, longer.frames)
+
+
+def test_a_letterbox_within_the_range_is_none(tmp_path: Path) -> None:
+    values = frames()
+    values[:, :3] = 1000
+    assert read_angiography(xa_file(tmp_path / "a.dcm", values)).origin.padding is None
