@@ -65,9 +65,8 @@ def read_acquisition(
         raise ValueError("give times_s or duration_s, not both.")
     published = found.is_dir() and (is_vpal_folder(found) or is_togs_folder(found))
     is_xa = not published and (holds_dicom(found) if found.is_dir() else is_dicom_file(found))
-    if not is_xa and (mask is not None or any(v not in (None, False) for v in xa.values())):
-        names = ", ".join(["mask"] * (mask is not None) + [k for k, v in xa.items() if v not in (None, False)])
-        raise ValueError(f"{names} is for runs in XA DICOM, and {found} is none.")
+    if not is_xa and (said := _said(mask, xa)):
+        raise ValueError(f"{', '.join(said)} is for runs in XA DICOM, and {found} is none.")
     if is_xa:
         scan = read_xa_acquisition(found, mask, times_s, duration_s, XAOptions(**xa))
     elif published and is_vpal_folder(found):
@@ -79,6 +78,13 @@ def read_acquisition(
     else:
         raise ValueError(f"{found} is no rotational acquisition that can be read: give {_WHAT}.")
     return _with_grid(scan, volume_shape, voxel_mm)
+
+
+def _said(mask: str | Path | None, xa: dict[str, Any]) -> list[str]:
+    """Names of the options for XA DICOM that differ from what they are by themselves."""
+    standard = vars(XAOptions())
+    changed = [k for k, v in xa.items() if (tuple(v) if isinstance(v, list) else v) != standard.get(k, v)]
+    return ["mask"] * (mask is not None) + changed
 
 
 def _with_grid(scan: Acquisition, shape: Sequence[int] | None, voxel_mm: float | None) -> Acquisition:

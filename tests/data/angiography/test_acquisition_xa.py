@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from custom_nets.data.angiography import acquisition_xa
 from custom_nets.data.angiography.acquisition_reader import (
     read_acquisition,
     read_npz_acquisition,
@@ -316,6 +320,7 @@ def test_the_door_tells_by_content(tmp_path, pair):
     assert read_acquisition(folder, volume_shape=(4, 4, 4)).volume_shape == (4, 4, 4)
     with pytest.raises(ValueError, match="mask, sad_mm is for runs in XA DICOM"):
         read_acquisition(folder, mask, sad_mm=700)
+    read_acquisition(folder, offset_mm=[0.0, 0.0], seen_from=None, subtracted=False)  # what they are by themselves
     with pytest.raises(FileNotFoundError, match="does not exist"):
         read_acquisition(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
@@ -325,3 +330,17 @@ def test_the_door_tells_by_content(tmp_path, pair):
         read_acquisition(fill, mask, times_s=[0, 1], duration_s=3)
     with pytest.raises(ValueError, match="voxel_mm must be above zero"):
         read_acquisition(fill, mask, voxel_mm=0)
+
+
+@pytest.mark.parametrize("bundle", ["tiavox", "vpal", "togs"])
+def test_what_a_message_asks_for_can_be_said_on_the_command_line(bundle):
+    """Every ``--option`` in the readers' messages is a key of the inference configs, and reaches the reader."""
+    folder = Path(acquisition_xa.__file__).parent
+    words = "".join((folder / f"acquisition_{kind}.py").read_text() for kind in ("xa", "folders", "reader"))
+    asked = set(re.findall(r"--([a-z_]+)", words)) | {"sid_mm", "sad_mm"}
+    root = Path(__file__).resolve().parents[3]
+    config = json.loads((root / "bundles" / bundle / "configs" / "inference.json").read_text())
+    assert {"log_scale", "primary_deg", "mask", "duration_s"} <= asked <= set(config)
+    loader = config["preprocessing"]["transforms"][0]
+    assert asked <= {str(value).removeprefix("@") for value in loader.values()}
+    assert {field.name for field in fields(acquisition_xa.XAOptions)} <= set(loader)
