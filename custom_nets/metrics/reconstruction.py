@@ -178,12 +178,13 @@ def view_scores(pictures: Array, truth: Array) -> dict[str, float]:
     return scores
 
 
-def vessel_scores(volume: Array, coverage: Array, spacing_mm: Sequence[float]) -> dict[str, float]:
-    """Measure a volume as a shape: at the threshold with the best Dice against voxels that are at least half vessel.
+def vessel_scores(volume: Array, truth: Array, level: float, spacing_mm: Sequence[float]) -> dict[str, float]:
+    """Measure a volume as a shape: at the threshold with the best Dice against the voxels that truly reach a level.
 
     Args:
         volume: [x, y, z], such as the maximum over time.
-        coverage: [x, y, z] share of each voxel that is vessel.
+        truth: [x, y, z] the same of the truth.
+        level: of the truth, in its unit: what reaches it is vessel.
         spacing_mm: x, y, z.
 
     Returns:
@@ -191,17 +192,17 @@ def vessel_scores(volume: Array, coverage: Array, spacing_mm: Sequence[float]) -
     """
     from custom_nets.data.reconstructions import extract_surface
 
-    truth = coverage >= 0.5
-    threshold, overlap = best_threshold(volume, truth)
+    vessel = truth >= level
+    threshold, overlap = best_threshold(volume, vessel)
     mask = volume >= threshold if threshold > 0 else np.zeros(volume.shape, dtype=bool)
     chamfer = hd95 = float("inf")
     if threshold > 0:
         made, _ = extract_surface(volume, threshold, spacing_mm)
-        true, _ = extract_surface(coverage, 0.5, spacing_mm)
+        true, _ = extract_surface(truth, level, spacing_mm)
         chamfer, hd95 = surface_distances(made, true)
     return {
         "dice": overlap,
-        "centreline_dice": centreline_dice(mask, truth),
+        "centreline_dice": centreline_dice(mask, vessel),
         "chamfer_mm": chamfer,
         "hd95_mm": hd95,
         "threshold": threshold,

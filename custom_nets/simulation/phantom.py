@@ -168,6 +168,11 @@ class VesselFlowPhantom:
         return self._spread(self.voxel_curves[1].mean(0), 0.0)
 
     @cached_property
+    def peak_volume(self) -> NDArray[np.float32]:
+        """[nx, ny, nz] maximum over the frames' times, 1/mm."""
+        return self._spread(self.voxel_curves[1].max(0), 0.0)
+
+    @cached_property
     def arrival_s(self) -> NDArray[np.float32]:
         """[nx, ny, nz] when each voxel reaches half of its maximum within the scan; NaN where there is no vessel."""
         return self._spread(half_rise_time(self.voxel_curves[1], self.times_s), np.nan)

@@ -87,14 +87,14 @@ def test_distances_of_shifted_points():
 
 def test_shape_scores_are_in_mm():
     coverage = tube(3)
-    perfect = vessel_scores(0.02 * coverage, coverage, (1.0, 1.0, 1.0))
+    perfect = vessel_scores(0.02 * coverage, coverage, 0.5, (1.0, 1.0, 1.0))
     assert perfect["dice"] > 0.99 and perfect["centreline_dice"] == 1
     assert perfect["chamfer_mm"] < 0.6 and perfect["hd95_mm"] < 0.5  # the same voxels, a threshold below the wall
     moved = np.roll(coverage, 2, axis=0)
-    one, two = (vessel_scores(moved, coverage, (s,) * 3) for s in (1.0, 2.0))
+    one, two = (vessel_scores(moved, coverage, 0.5, (s,) * 3) for s in (1.0, 2.0))
     assert two["chamfer_mm"] == pytest.approx(2 * one["chamfer_mm"], rel=1e-6)
     assert 1 < one["hd95_mm"] < 3
-    nothing = vessel_scores(0 * coverage, coverage, (1.0, 1.0, 1.0))
+    nothing = vessel_scores(0 * coverage, coverage, 0.5, (1.0, 1.0, 1.0))
     assert nothing["dice"] == 0 and nothing["chamfer_mm"] == np.inf
 
 

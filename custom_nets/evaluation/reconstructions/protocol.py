@@ -40,6 +40,7 @@ __all__ = [
     "score_answer",
 ]
 
+VISIBLE = 0.25  # of undiluted agent: a voxel that never gets so far within the scan is no vessel to find
 BEST_STILL = "best still"  # a reference that knows the truth, no method
 
 
@@ -214,10 +215,12 @@ def score_answer(
     frames = range(len(times))
     scores = {"error_4d": error_4d((dense(curves[k]) for k in frames), (truth(k) for k in frames))}
     mean = dense(curves.mean(0))
-    # a vessel is what fills at any time: in the mean a late one is faint
-    shape_scores = vessel_scores(dense(curves.max(0)), phantom.coverage, (phantom.settings.voxel_mm,) * 3)
+    # a vessel is what fills at any time of the scan: in the mean a late one is faint
+    s = phantom.settings
+    level = VISIBLE * s.iodine_per_mm
+    shape_scores = vessel_scores(dense(curves.max(0)), phantom.peak_volume, level, (s.voxel_mm,) * 3)
     scores.update({name: value for name, value in shape_scores.items() if name != "threshold"})
-    scores["mean_dice"] = best_threshold(mean, phantom.coverage >= 0.5)[1]
+    scores["mean_dice"] = best_threshold(mean, phantom.peak_volume >= level)[1]
     flat = np.full(int(np.prod(shape)), np.nan, np.float32)
     inside = np.flatnonzero(np.isin(voxels, np.flatnonzero(phantom.coverage >= 0.5)))
     flat[voxels[inside]] = half_rise_time(curves[:, inside], times)

@@ -69,8 +69,8 @@ def markdown_table(rows: Sequence[Row], summary: Sequence[Row]) -> str:
     lines.append(
         f"'{BEST_STILL}' is the true volume's mean over time, seen at all times: what no still answer can better in 4D "
         "error. Shapes are those of the maximum over time, at each method's threshold of best Dice, against voxels "
-        "that are at least half vessel; arrival is measured there, too. Left-out views are compared with projections "
-        "free of noise."
+        "that truly reach a quarter of the undiluted agent's attenuation within the scan. Arrival is measured where a "
+        "voxel is at least half vessel. Left-out views are compared with projections free of noise."
     )
     return "\n".join(lines) + "\n"
 
