@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -178,7 +178,7 @@ class PhantomEvaluator(SupervisedEvaluator):
                 scores["seconds"] = seconds[name]
             what = {"case": item["case"], "noise": item["noise"], "method": name, "region": "all"}
             rows += [{**what, "metric": metric, "value": value} for metric, value in scores.items()]
-        record = {**item, "views": kept.tolist(), "frames": len(scan), "seconds": seconds}
+        record = {**item, "views": kept.tolist(), "seconds": seconds, "settings": asdict(phantom.settings)}
         return {"scores": rows, "record": record, "phantom": phantom, "means": means, "arrivals": arrivals}
 
 
