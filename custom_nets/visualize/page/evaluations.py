@@ -116,9 +116,10 @@ def _gallery(pictures: Sequence[tuple[str, str, Path]], width: int, left_out: in
         if file.is_file():
             caption = html.escape(f"{case}, {what}")
             figures.append(
-                f"<figure><img loading='lazy' alt='Picture of {caption}' src='{_image(file, width)}'>"
+                f"<figure tabindex='0'><img loading='lazy' alt='Picture of {caption}' src='{_image(file, width)}'>"
                 f"<figcaption>{caption}</figcaption></figure>"
             )
+    # a figure that is clicked, or reached by the tab key, takes the whole width
     note = f"<p>{left_out} pictures are not in this page; they lie in the folder <code>pictures</code>.</p>"
     if not figures and not left_out:
         return ""

@@ -103,13 +103,18 @@ def _asked(options: Mapping[str, Any], identity: bool) -> str:
             continue
         a_path = isinstance(value, str) and bool({"/", "\\"} & set(value))
         private = not identity and (name in _PRIVATE_OPTIONS or a_path)
-        shown = "given" if private else _times(value) if _is_numbers(value) else str(value)
+        shown = "given" if private else _plainly(value)
         parts.append(f"{name.replace('_', ' ')} {shown}")
     return "; ".join(parts) or "nothing beyond the defaults"
 
 
-def _is_numbers(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(v, int | float) for v in value)
+def _plainly(value: Any) -> str:
+    """A value of a config in words."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} ({_plainly(inner)})" for name, inner in value.items())
+    if isinstance(value, list | tuple):
+        return _times(value) if all(isinstance(v, int | float) for v in value) else ", ".join(map(_plainly, value))
+    return _short(value) or str(value)
 
 
 def _made(record: Mapping[str, Any]) -> Facts:

@@ -43,6 +43,11 @@ page.number = function (value, step) {
   return (value.toFixed(digits) === "-" + (0).toFixed(digits) ? 0 : value).toFixed(digits);
 };
 
+// The middle of a view of n pixels through a window that holds so many of them: near the wanted one, never past an end.
+page.middle = function (wanted, n, held) {
+  return held >= n ? (n - 1) / 2 : Math.min(n - 0.5 - held / 2, Math.max(held / 2 - 0.5, wanted));
+};
+
 page.element = function (tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {

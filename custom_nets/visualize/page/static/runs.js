@@ -40,7 +40,7 @@
   // scale: CSS pixels of a pixel; left, top: of the picture's corner; line: of the swipe
   function geometry() {
     const width = box.clientWidth, height = box.clientHeight, fit = Math.min(width / columns, height / rows), scale = fit * state.zoom;
-    const c = state.zoom > 1 ? state.centre : [(columns - 1) / 2, (rows - 1) / 2];
+    const c = [page.middle(state.centre[0], columns, width / scale), page.middle(state.centre[1], rows, height / scale)];
     const left = width / 2 - (c[0] + 0.5) * scale, top = height / 2 - (c[1] + 0.5) * scale;
     const from = Math.max(0, left), to = Math.min(width, left + columns * scale);
     return { width, height, scale, left, top, from, to, line: from + state.swipe * (to - from) };

@@ -66,9 +66,10 @@
   const PLANES = [["axial", 2, 0, 1, "LRPA"], ["coronal", 1, 0, 2, "LRIS"], ["sagittal", 0, 1, 2, "PAIS"]];
 
   // Red where something was added, blue where taken away; orange for a size without sign.
+  const MORE = [255, 60, 30], LESS = [40, 130, 255], SIZE = [255, 140, 0];
   function colour(value, { signed, most }) {
     const share = clamp(Math.abs(value) / most, 0, 1);
-    return !signed ? [255, 140, 0, share] : value > 0 ? [255, 60, 30, share] : [40, 130, 255, share];
+    return [...(!signed ? SIZE : value > 0 ? MORE : LESS), share * share];
   }
 
   class FlatView {
@@ -85,8 +86,8 @@
       const width = t.tile.clientWidth, height = t.tile.clientHeight, mm = data.spacing;
       const fit = Math.min(width / (size[t.h] * mm[t.h]), height / (size[t.v] * mm[t.v]));
       const s = fit * state.zoom;
-      const c = state.zoom > 1 ? state.centre : size.map((n) => (n - 1) / 2);
-      return { width, height, sx: s * mm[t.h], sy: s * mm[t.v], cx: c[t.h], cy: c[t.v] };
+      const sx = s * mm[t.h], sy = s * mm[t.v];
+      return { width, height, sx, sy, cx: page.middle(state.centre[t.h], size[t.h], width / sx), cy: page.middle(state.centre[t.v], size[t.v], height / sy) };
     }
     draw() {
       for (const t of this.tiles) {
@@ -167,8 +168,12 @@
         const nv = new niivue.Niivue({
           interactive: false, dragAndDropEnabled: false, logLevel: "error", backColor: [0, 0, 0, 1], crosshairColor: [0.25, 0.8, 1, 0.8],
           crosshairWidth: 1, isColorbar: false, isOrientationTextVisible: false, multiplanarShowRender: 1, isNearestInterpolation: true,
-          multiplanarLayout: 2, show3Dcrosshair: true, loadingText: "", isAlphaClipDark: false,
+          multiplanarLayout: 0, show3Dcrosshair: true, loadingText: "", isAlphaClipDark: false,
         });
+        // one colour each
+        for (const [name, [r, g, b]] of [["page-more", MORE], ["page-less", LESS], ["page-size", SIZE]]) {
+          nv.addColormap(name, { R: [r, r], G: [g, g], B: [b, b], A: [255, 255], I: [0, 255] });
+        }
         view.layers.push({ nv, layer });
         await nv.attachToCanvas(canvas, false);
         nv.addVolume(await view.image(array, 512, "volume", step, offset, "gray", ...state.window));
@@ -200,9 +205,10 @@
         const shown = (this.overlay = state.overlay), { nv } = top;
         if (nv.volumes.length > 1) nv.removeVolumeByIndex(1);
         if (shown) {
-          const image = await this.image(shown.values, 16, "overlay", 1, 0, shown.signed ? "red" : "inferno", 0.08 * shown.most, shown.most, shown.signed ? "blue" : "");
-          if (shown.signed) [image.cal_minNeg, image.cal_maxNeg] = [-shown.most, -0.08 * shown.most];
-          image.opacity = state.strength;
+          const least = 0.98 * shown.most; // below it NiiVue covers by the square of the value, as the planes do
+          const image = await this.image(shown.values, 16, "overlay", 1, 0, shown.signed ? "page-more" : "page-size", least, shown.most, shown.signed ? "page-less" : "");
+          if (shown.signed) [image.cal_minNeg, image.cal_maxNeg] = [-shown.most, -least];
+          [image.colormapType, image.opacity] = [1, state.strength];
           nv.addVolume(image);
         }
       }
