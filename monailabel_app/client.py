@@ -137,9 +137,15 @@ def _form(fields: dict[str, str], files: Sequence[Path]) -> tuple[bytes, str]:
     for name, value in fields.items():
         pieces += [f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()]
     for file in files:
-        quoted = file.name.replace('"', "%22")
+        # as browsers do (RFC 7578 leaves it to them): a line break would end the header
+        quoted = file.name.replace("\r", "%0D").replace("\n", "%0A").replace('"', "%22")
         head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{quoted}"\r\n'
-        pieces += [head.encode(), b"Content-Type: application/octet-stream\r\n\r\n", file.read_bytes(), b"\r\n"]
+        pieces += [
+            head.encode("utf-8", "replace"),
+            b"Content-Type: application/octet-stream\r\n\r\n",
+            file.read_bytes(),
+            b"\r\n",
+        ]
     pieces.append(f"--{boundary}--\r\n".encode())
     return b"".join(pieces), f"multipart/form-data; boundary={boundary}"
 

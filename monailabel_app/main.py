@@ -8,6 +8,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import requests  # noqa: E402
 from monailabel.config import settings  # noqa: E402
 from monailabel.datastore.dicom import DICOMwebClientX  # noqa: E402
 from monailabel.interfaces.app import MONAILabelApp  # noqa: E402
@@ -18,7 +19,7 @@ from monailabel.interfaces.tasks.train import TrainTask  # noqa: E402
 
 import custom_nets  # noqa: E402
 from monailabel_app.lib.bundles import WrongRequest, find_bundles  # noqa: E402
-from monailabel_app.lib.datastores import ArchiveDatastore, FolderDatastore  # noqa: E402
+from monailabel_app.lib.datastores import ArchiveDatastore, FolderDatastore, with_time_limit  # noqa: E402
 from monailabel_app.lib.infer import BundleInfer  # noqa: E402
 from monailabel_app.lib.send import find_archive, send_back  # noqa: E402
 from monailabel_app.lib.train import BundleTrain  # noqa: E402
@@ -29,6 +30,8 @@ _CONF = {
     "trained_dir": "folder for weights that are trained through the server; 'model' in the app's folder",
     "send_back": "true: every result goes to the archive as DICOM; false",
     "cstore": "host:port:AETITLE to send to by C-STORE, instead of STOW-RS to the studies' URL",
+    "hosts": "names of this server that requests may use, with commas; its own name and addresses always may",
+    "max_upload_gb": "largest request, in GiB; 4",
     "server_mode": "of MONAI Label",
 }
 
@@ -94,7 +97,8 @@ class AcquireLess(MONAILabelApp):
         if (task := self._infers.get(model)) is None:
             raise WrongRequest(f"there is no model '{model}'; there are: {', '.join(self._infers)}.", 404)
         image = request["image"]
-        path = image if isinstance(image, Path) else Path((datastore or self._datastore).get_image_uri(image))
+        store = datastore or self._datastore
+        path = image if isinstance(image, Path) else Path(store.get_image_uri(image))
         options = dict(request["options"])
         wanted = options.setdefault("send_back", self.conf.get("send_back", "false").lower() == "true")
         archive = find_archive(self._datastore, self.conf.get("cstore")) if wanted else None
@@ -115,4 +119,5 @@ def _session() -> Any:
     from dicomweb_client.session_utils import create_session_from_user_pass
 
     user, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
-    return create_session_from_user_pass(user, password) if user and password else None
+    session = create_session_from_user_pass(user, password) if user and password else requests.Session()
+    return with_time_limit(session)

@@ -28,7 +28,9 @@ __all__ = [
     "new_folder",
     "part_path",
     "read_json",
+    "private_folder",
     "remove_old_parts",
+    "remove_private_folders",
     "same_file",
     "to_jsonable",
     "write_json",
@@ -118,13 +120,33 @@ def remove_old_parts(folder: str | os.PathLike, age_s: float = 3600.0, of: str =
     return removed
 
 
-def _is_left(path: Path, age_s: float) -> bool:
+@contextmanager
+def private_folder(prefix: str, folder: str | os.PathLike | None = None) -> Iterator[Path]:
+    """A folder for the time of a work, in the temporary folder, that nobody else may read.
+
+    :func:`remove_private_folders` removes it later where the process was killed.
+    """
+    path = Path(tempfile.mkdtemp(prefix=f"{prefix}{_machine()}-{os.getpid()}-", dir=folder))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_private_folders(prefix: str) -> None:
+    """Remove what processes of this machine that were killed left of :func:`private_folder`."""
+    for path in Path(tempfile.gettempdir()).glob(f"{prefix}{_machine()}-*"):
+        if _is_left(path, math.inf, prefix):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_left(path: Path, age_s: float, prefix: str = _PART) -> bool:
     """Whether nobody will finish a part."""
     try:
         unchanged_s = time.time() - path.lstat().st_mtime
     except OSError:
         return False  # its owner, or somebody who cleans as we do, was faster
-    machine, _, rest = path.name.removeprefix(_PART).partition("-")
+    machine, _, rest = path.name.removeprefix(prefix).partition("-")
     number = rest.partition("-")[0]
     if machine != _machine() or not number.isdecimal():
         return unchanged_s > age_s

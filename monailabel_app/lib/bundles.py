@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import math
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +15,15 @@ from typing import Any
 
 from custom_nets.bundle.as_typed import as_text
 from custom_nets.engines.cases import CasesFailed
-from custom_nets.utils import root_cause
+from custom_nets.utils import one_line, root_cause
 
 __all__ = ["BUNDLES", "Bundle", "WrongRequest", "as_wrong_request", "check_options", "find_bundles", "run_inference"]
 
+WORK = "acquireless_"  # how folders of requests in the temporary folder begin
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
+
+
+logger = logging.getLogger(__name__)
 
 
 class WrongRequest(ValueError):
@@ -184,7 +190,7 @@ def run_inference(
     finally:
         sys.path[:] = before  # run() puts the bundle's folder there, each time anew
     record = json.loads(evaluator.record_of(cases[0]).read_text(encoding="utf-8"))
-    return Path(record["output"]["file"]), record
+    return evaluator.result_of(cases[0]), record
 
 
 def as_wrong_request(error: BaseException, *hidden: Path) -> WrongRequest | None:
@@ -202,9 +208,16 @@ def as_wrong_request(error: BaseException, *hidden: Path) -> WrongRequest | None
         status = 400
     if isinstance(cause, WrongRequest):
         return cause
+    if isinstance(cause, MemoryError):
+        return WrongRequest(f"there is not enough memory for it ({str(cause) or 'the system gave no more'}).", 413)
+    if isinstance(cause, TypeError | ArithmeticError | LookupError):
+        logger.exception("taken for a mistake of the request", exc_info=cause)  # as most are: a list for a word, 1e300
+        return WrongRequest(
+            f"the options cannot be used as they are ({type(cause).__name__}: {one_line(cause)}).", status
+        )
     if not isinstance(cause, ValueError | OSError | SystemExit):
         return None
     message = str(cause).removeprefix("error: ")
-    for folder in hidden:
-        message = message.replace(f"{folder}/", "")
+    for folder in (*hidden, BUNDLES.parent, tempfile.gettempdir(), Path.home()):
+        message = message.replace(f"{folder}/", "") if len(str(folder)) > 1 else message
     return WrongRequest(message, status)

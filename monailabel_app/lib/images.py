@@ -9,8 +9,21 @@ from typing import Any
 
 from custom_nets.data.cases import IMAGE_SUFFIXES
 from custom_nets.data.dicom.files import dicom_files, is_dicom_file
+from custom_nets.utils import one_line
+from monailabel_app.lib.bundles import WrongRequest
 
-__all__ = ["check_id", "is_run", "list_images"]
+__all__ = [
+    "LONGEST_NAME",
+    "check_id",
+    "check_image",
+    "check_upload",
+    "image_suffix",
+    "is_run",
+    "list_images",
+    "without_suffix",
+]
+
+LONGEST_NAME = 200  # bytes: what is written of an image gets longer names
 
 _SUFFIXES = (*IMAGE_SUFFIXES, ".npz")
 _OWN = {"labels"}  # what MONAI Label keeps beside the images
@@ -27,7 +40,7 @@ def list_images(root: Path) -> dict[str, str]:
     """
     paths = sorted(_images_in(root, deeper=True))
     relative = [str(path.relative_to(root)) for path in paths]
-    short = [_without_suffix(text) for text in relative]
+    short = [without_suffix(text) for text in relative]
     return {(text if short.count(name) > 1 else name): text for name, text in zip(short, relative, strict=True)}
 
 
@@ -74,11 +87,68 @@ def _read(file: Path, tags: list[str]) -> Any:
         return {}
 
 
-def _without_suffix(name: str) -> str:
+def without_suffix(name: str) -> str:
     for suffix in sorted((*_SUFFIXES, ".dcm"), key=len, reverse=True):
         if name.lower().endswith(suffix) and len(Path(name).name) > len(suffix):
             return name[: -len(suffix)]
     return name
+
+
+def image_suffix(name: str) -> str:
+    """The suffix that says what an image is: NIfTI, MGH, NPZ, DICOM.
+
+    Raises:
+        WrongRequest: another, or none.
+    """
+    allowed = sorted((*_SUFFIXES, ".dcm"), key=len, reverse=True)
+    found = next((suffix for suffix in allowed if name.lower().endswith(suffix)), None)
+    if found is None:
+        raise WrongRequest(f"images only ({', '.join(sorted(allowed))}), got {one_line(name)[-40:]!r}.", 415)
+    return found
+
+
+def check_upload(name: str | None) -> str:
+    """The last part of an uploaded file's name, which becomes that of a file.
+
+    Raises:
+        WrongRequest: none, a hidden one, one that is too long or cannot be shown.
+    """
+    last = Path((name or "").replace("\\", "/")).name
+    if (
+        not last
+        or last.startswith(".")
+        or not last.isprintable()
+        or len(last.encode("utf-8", "replace")) > LONGEST_NAME
+    ):
+        raise WrongRequest(
+            f"an uploaded file needs a name with its suffix, of at most {LONGEST_NAME} letters, got "
+            f"{one_line(name or '')[:60]!r}."
+        )
+    return last
+
+
+def check_image(path: Path) -> None:
+    """Read an uploaded file through.
+
+    Raises:
+        WrongRequest: it is none of the images that :func:`image_suffix` names, or damaged.
+    """
+    from custom_nets.data.volumes.nifti import read_nifti
+    from custom_nets.data.whole_files import DAMAGED, load_arrays
+
+    try:
+        if image_suffix(path.name) == ".dcm":
+            if not is_dicom_file(path) or "Rows" not in _read(path, ["Rows"]):
+                raise ValueError("it is no DICOM image")
+        elif image_suffix(path.name) == ".npz":
+            if "frames" not in load_arrays(path):
+                raise ValueError("it holds no array 'frames'")
+        else:
+            read_nifti(path)
+    except DAMAGED as error:
+        if isinstance(error, WrongRequest):
+            raise
+        raise WrongRequest(str(error).replace(f"{path.parent}/", "")) from error
 
 
 def is_run(path: Path) -> bool:

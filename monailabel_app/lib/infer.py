@@ -93,7 +93,7 @@ class BundleInfer(InferTask):
             if extension != ".nii.gz":
                 path = _as_nrrd(path)
         except (Exception, SystemExit) as error:
-            if (wrong := as_wrong_request(error, image.parent, output_dir)) is None:
+            if (wrong := as_wrong_request(error, image.parent, output_dir, self.trained.folder)) is None:
                 raise RuntimeError(f"inference with {self.bundle.name} failed") from error
             raise wrong from None
         return str(path), record

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from custom_nets.utils import one_line
+from custom_nets.utils.servers import public_uri
 from monailabel_app.lib.bundles import WrongRequest
 
 __all__ = ["c_store", "find_archive", "send_back", "stow"]
@@ -63,16 +65,56 @@ def stow(client: Any, files: list[Path]) -> str:
     import pydicom
     import requests
 
-    for first in range(0, len(files), _AT_ONCE):
-        datasets = [pydicom.dcmread(file) for file in files[first : first + _AT_ONCE]]
-        try:
-            answer = client.store_instances(datasets)
-        except requests.RequestException as error:
-            raise OSError(f"the archive {client.base_url} did not take the result: {error}") from error
-        stored = len(answer.get("ReferencedSOPSequence") or [])
-        if stored != len(datasets):
-            raise OSError(f"the archive {client.base_url} stored {stored} of {len(datasets)} instances.")
-    return str(client.base_url)
+    left = list(files)
+    reason: Exception | str = ""
+    for _ in range(2):  # what was refused once may be taken when asked again
+        refused: list[Path] = []
+        for first in range(0, len(left), _AT_ONCE):
+            datasets = {file: pydicom.dcmread(file) for file in left[first : first + _AT_ONCE]}
+            try:
+                answer = client.store_instances(list(datasets.values()))
+            except requests.RequestException as error:
+                reason = error
+                refused += datasets
+                continue
+            stored = {str(item.get("ReferencedSOPInstanceUID")) for item in answer.get("ReferencedSOPSequence") or []}
+            refused += [file for file, dataset in datasets.items() if str(dataset.SOPInstanceUID) not in stored]
+        left = refused
+        if not left:
+            return public_uri(str(client.base_url))
+    where = f"the archive {public_uri(str(client.base_url))}"
+    raise OSError(
+        _what_is_there(files, left, where, _removed(client, files[0]) if len(left) < len(files) else False, reason)
+    )
+
+
+def _removed(client: Any, file: Path) -> bool:
+    """Whether the archive took a series of ours away again that it had a part of."""
+    import pydicom
+
+    header = pydicom.dcmread(file, stop_before_pixels=True)
+    try:
+        client.delete_series(str(header.StudyInstanceUID), str(header.SeriesInstanceUID))
+    except Exception:  # archives need not know how; the message then says what is there
+        return False
+    return True
+
+
+def _what_is_there(files: list[Path], left: list[Path], where: str, removed: bool, reason: object = "") -> str:
+    """One line on a send that failed: how much of which series is in the archive now."""
+    import pydicom
+
+    header = pydicom.dcmread(files[0], stop_before_pixels=True)
+    text = f"{where} took {len(files) - len(left)} of {len(files)} instances of series {header.SeriesInstanceUID}"
+    if reason:
+        text += f" ({one_line(reason)[:200]})"
+    if len(left) == len(files):
+        return f"{text}: nothing of it is there."
+    if removed:
+        return f"{text}; that part was removed again."
+    missing = [str(pydicom.dcmread(file, stop_before_pixels=True).SOPInstanceUID) for file in left]
+    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    return f"{text}: remove the part that is there. Missing are {', '.join(missing[:3])}{more}."
 
 
 def c_store(address: str, files: list[Path]) -> str:
@@ -96,21 +138,39 @@ def c_store(address: str, files: list[Path]) -> str:
     port, _, title = rest.partition(":")
     if not host or not port.isdigit() or not title:
         raise ValueError(f"cstore must be host:port:AETITLE, got {address!r}.")
-    datasets = [pydicom.dcmread(file) for file in files]
-    entity = AE(ae_title="ACQUIRELESS")
-    for kind in {(ds.SOPClassUID, ds.file_meta.TransferSyntaxUID) for ds in datasets}:
-        entity.add_requested_context(*kind)
-    association = entity.associate(host, int(port), ae_title=title)
-    if not association.is_established:
-        raise OSError(f"no DICOM connection to {address}: is the archive running, and does it know ACQUIRELESS?")
-    try:
-        for dataset in datasets:
-            status = association.send_c_store(dataset)
-            if status.get("Status") != 0:
+    kinds = {(ds.SOPClassUID, ds.file_meta.TransferSyntaxUID) for ds in map(_header, files)}
+    left, reason = list(files), ""
+    for _ in range(2):  # what was refused once may be taken when asked again
+        entity = AE(ae_title="ACQUIRELESS")
+        entity.connection_timeout, entity.acse_timeout, entity.dimse_timeout, entity.network_timeout = 5, 10, 60, 60
+        for kind in kinds:
+            entity.add_requested_context(*kind)
+        association = entity.associate(host, int(port), ae_title=title)
+        if not association.is_established:
+            reason = "no DICOM connection: is the archive running, and does it know ACQUIRELESS?"
+            continue
+        taken = {(context.abstract_syntax, context.transfer_syntax[0]) for context in association.accepted_contexts}
+        try:
+            if not kinds <= taken:  # before anything is there
+                reason = f"it takes no {', '.join(sorted(kind.name for kind, _ in kinds - taken))}"
+                break
+            refused = []
+            for file in left:
+                status = association.send_c_store(pydicom.dcmread(file)) if association.is_established else {}
                 code = status.get("Status")
-                raise OSError(
-                    f"{address} refused {dataset.SOPInstanceUID} (status {code if code is None else hex(code)})."
-                )
-    finally:
-        association.release()
-    return address
+                if code != 0:
+                    reason = f"status {code if code is None else hex(code)}"
+                    refused.append(file)
+            left = refused
+        finally:
+            if association.is_established:
+                association.release()
+        if not left:
+            return address
+    raise OSError(_what_is_there(files, left, address, False, reason))
+
+
+def _header(file: Path) -> Any:
+    import pydicom
+
+    return pydicom.dcmread(file, stop_before_pixels=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,11 @@ from typing import Any
 from monailabel.interfaces.tasks.train import TrainTask
 
 from custom_nets.bundle.as_typed import as_text
+from custom_nets.checkpoints import load_network
 from custom_nets.utils import checked_device
-from custom_nets.utils.files import to_jsonable
+from custom_nets.utils.files import private_folder, to_jsonable
 from custom_nets.utils.weights import read_checkpoint
-from monailabel_app.lib.bundles import Bundle, WrongRequest, as_wrong_request, check_options
+from monailabel_app.lib.bundles import WORK, Bundle, WrongRequest, as_wrong_request, check_options
 from monailabel_app.lib.images import is_run
 from monailabel_app.lib.infer import devices
 from monailabel_app.lib.trained import SHIPPED, Trained
@@ -92,18 +92,18 @@ class BundleTrain(TrainTask):
         """
         task = self.check(request, datastore)
         output_dir: Path = task["output_dir"]
-        with tempfile.TemporaryDirectory() as work:
+        with private_folder(WORK) as work:
             try:
-                items = [self._item(name, path, Path(work)) for name, path in task["images"].items()]
-                (Path(work) / "datalist.json").write_text(json.dumps(items))
-                workflow = self._workflow(task, Path(work))
+                items = [self._item(name, path, work) for name, path in task["images"].items()]
+                (work / "datalist.json").write_text(json.dumps(items))
+                workflow = self._workflow(task, work)
                 workflow.initialize()
                 workflow.run()
                 workflow.finalize()
             except (Exception, SystemExit) as error:
                 if output_dir.is_dir() and not any(output_dir.iterdir()):
                     output_dir.rmdir()
-                if (wrong := as_wrong_request(error, Path(work))) is None:
+                if (wrong := as_wrong_request(error, work, self.trained.folder)) is None:
                     raise RuntimeError(f"training of {self.bundle.name} failed") from error
                 raise wrong from None
         return {
@@ -117,6 +117,7 @@ class BundleTrain(TrainTask):
         from monai.bundle import ConfigWorkflow
 
         configs = self.bundle.root / "configs"
+        load_network(task["checkpoint"])  # refuses weights that do not belong to what they say
         arch = dict(read_checkpoint(task["checkpoint"])["arch"])
         network = f"custom_nets.networks.{arch.pop('name')}"
         return ConfigWorkflow(
