@@ -52,7 +52,7 @@ router = APIRouter()
 # stock routes that stay
 _KEPT = {stock_train: {"/train/": {"GET", "DELETE"}}}
 _USER = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
-_END_S = 3.0  # from a polite kill to the end
+_END_S = 1.5  # from a polite kill to the end
 
 
 class Output(str, Enum):
