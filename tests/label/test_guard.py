@@ -102,9 +102,7 @@ def test_bodies_have_a_size_and_a_time(monkeypatch):
     assert ask("POST", silent=True)[0] == 408
 
 
-@pytest.mark.parametrize(
-    "name", [None, "", ".hidden.nii", "a\nb.nii", "n" * 300 + ".nii", "..", "a/.x", "\ud800.nii"]
-)
+@pytest.mark.parametrize("name", [None, "", ".hidden.nii", "a\nb.nii", "n" * 300 + ".nii", "..", "a/.x", "\ud800.nii"])
 def test_names_that_cannot_be_those_of_files_are_refused(name):
     with pytest.raises(WrongRequest, match="needs a name"):
         check_upload(name)
