@@ -15,7 +15,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser, run
 
 __all__ = ["as_text", "is_path_or_name", "keep_as_typed", "text_of", "typed_options"]
@@ -125,6 +124,8 @@ def _meant(text: str) -> Any:
             else ast.get_source_segment(text, item)
             for item in tree.elts
         ]  # fmt: skip
+    from fire.parser import DefaultParseValue  # the command line's own; from Python it is not needed
+
     return DefaultParseValue(text)
 
 

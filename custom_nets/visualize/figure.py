@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ from custom_nets.geometry import Grid, nearest_axes
 from custom_nets.utils.files import new_file
 from custom_nets.utils.text import one_line
 
-__all__ = ["save_figure"]
+__all__ = ["can_draw", "save_figure"]
+
+logger = logging.getLogger(__name__)
 
 
 # name, axis across the plane, horizontal axis, vertical axis, names at left, right, bottom, top (R, A, S = + x, y, z)
@@ -77,6 +81,14 @@ def foreground_box(inside: NDArray[np.bool_], margin: float = 0.04) -> list[slic
         wider = int(round(margin * (where[-1] - where[0] + 1)))
         box.append(slice(max(0, int(where[0]) - wider), min(n, int(where[-1]) + 1 + wider)))
     return box
+
+
+def can_draw(package: str = "matplotlib") -> bool:
+    """Tell whether pictures can be drawn here; a training goes on without, and says so."""
+    found = importlib.util.find_spec(package) is not None
+    if not found:
+        logger.warning("No pictures: %s is not installed.", package)
+    return found
 
 
 def panels(widths: list[float], heights: list[float], header: float, right: float, inches: float = PANEL_INCHES):

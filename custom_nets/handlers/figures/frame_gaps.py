@@ -11,7 +11,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from custom_nets.metrics.gaps import linear_blend
-from custom_nets.visualize.figure import save_figure
+from custom_nets.visualize.figure import can_draw, save_figure
 
 __all__ = ["GapPicture"]
 
@@ -44,7 +44,8 @@ class GapPicture:
         self.samples = samples
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+        if can_draw():
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     @torch.no_grad()
     def __call__(self, engine: Engine) -> None:

@@ -11,7 +11,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from custom_nets.operators.interpolation import bspline_coefficients, sample_bspline
-from custom_nets.visualize.figure import save_figure
+from custom_nets.visualize.figure import can_draw, save_figure
 
 __all__ = ["ValidationPicture"]
 
@@ -35,7 +35,8 @@ class ValidationPicture:
         self.index = index
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+        if can_draw():
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
         self.draw(self.path, self.dataset[self.index % len(self.dataset)])

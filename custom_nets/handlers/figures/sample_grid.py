@@ -10,6 +10,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from custom_nets.utils.files import new_file
+from custom_nets.visualize.figure import can_draw
 
 __all__ = ["SampleGrid"]
 
@@ -39,8 +40,9 @@ class SampleGrid:
         )
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self.write)
-        engine.add_event_handler(Events.COMPLETED, self.write)
+        if can_draw("PIL"):
+            engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self.write)
+            engine.add_event_handler(Events.COMPLETED, self.write)
 
     @torch.no_grad()
     def write(self, engine: Engine) -> None:

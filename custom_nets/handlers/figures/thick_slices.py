@@ -9,7 +9,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.utils import convert_to_tensor
 
-from custom_nets.visualize.figure import save_figure
+from custom_nets.visualize.figure import can_draw, save_figure
 
 __all__ = ["ThickSlicePicture"]
 
@@ -29,7 +29,8 @@ class ThickSlicePicture:
         self.index = index
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        if can_draw():
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
         state: Any = engine.state

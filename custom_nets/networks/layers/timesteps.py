@@ -42,7 +42,7 @@ def pair_timesteps(
         raise ValueError(f"timesteps must be a number, [T] or [B, T] with B = {batch}, got shape {shape}.")
     if on_host(times) and not bool(((times >= 0) & (times <= 1)).all()):
         raise ValueError(
-            f"timesteps must lie from 0 (frame 0) to 1 (frame 1), nothing is extrapolated; got "
-            f"{times.flatten().tolist()[:8]}."
+            f"timesteps must lie from 0 (frame 0) to 1 (frame 1), got {times.flatten().tolist()[:8]}: nothing is "
+            "extrapolated."
         )
     return times.to(device)
