@@ -32,6 +32,7 @@ def targets(value):
 for module in (
     "custom_nets.apps.prepare_data", "custom_nets.apps.simulate_training_runs", "custom_nets.bundle.config_check",
     "benchmarks.gpu", "benchmarks.gpu_session", "benchmarks.feeding", "tests.gpu.test_networks",
+    "tests.gpu.test_inferers", "tests.gpu.test_training",
 ):
     importlib.import_module(module)
 for name in ("arssr", "most_dsa", "transmrsr"):

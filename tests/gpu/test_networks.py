@@ -23,6 +23,8 @@ def made(name: str) -> tuple[nn.Module, list[Any]]:
     with torch.no_grad():
         for parameter in network.parameters():  # many a network starts as an interpolation, its last layer at zero
             parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim == 1:  # units of a published ArSSR must not be dead
+                parameter += 0.1
         for name, buffer in network.named_buffers():
             if name.endswith("centroids"):
                 buffer.copy_(torch.randn(buffer.shape, generator=generator))
@@ -49,7 +51,7 @@ def test_forward(name, device):
         close(found, wanted, FLOAT32)
         with torch.autocast(device.type, torch.bfloat16):
             found = network(*moved(inputs, device))
-        close_in_bfloat16(found, wanted)
+        close_in_bfloat16(found, wanted, 2e-2)  # random weights do not calm an error down, as trained ones do
 
 
 @pytest.mark.parametrize("name", NETWORKS)
