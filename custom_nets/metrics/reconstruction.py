@@ -182,8 +182,8 @@ def vessel_scores(volume: Array, truth: Array, level: float, spacing_mm: Sequenc
     """Measure a volume as a shape: at the threshold with the best Dice against the voxels that truly reach a level.
 
     Args:
-        volume: [x, y, z], such as the maximum over time.
-        truth: [x, y, z] the same of the truth.
+        volume: [x, y, z], such as the mean over time.
+        truth: [x, y, z], such as the true maximum over time.
         level: of the truth, in its unit: what reaches it is vessel.
         spacing_mm: x, y, z.
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from custom_nets.data.angiography.arrival import half_rise_time
 from custom_nets.data.angiography.views import Acquisition
 from custom_nets.evaluation.tables import OURS, Row
-from custom_nets.metrics.reconstruction import arrival_error, best_threshold, error_4d, vessel_scores, view_scores
+from custom_nets.metrics.reconstruction import arrival_error, error_4d, vessel_scores, view_scores
 from custom_nets.operators.cone_beam import ConeBeamOperator, fdk, sart
 from custom_nets.simulation.phantom import NOISE, PhantomSettings, VesselFlowPhantom
 
@@ -215,12 +215,9 @@ def score_answer(
     frames = range(len(times))
     scores = {"error_4d": error_4d((dense(curves[k]) for k in frames), (truth(k) for k in frames))}
     mean = dense(curves.mean(0))
-    # a vessel is what fills at any time of the scan: in the mean a late one is faint
     s = phantom.settings
-    level = VISIBLE * s.iodine_per_mm
-    shape_scores = vessel_scores(dense(curves.max(0)), phantom.peak_volume, level, (s.voxel_mm,) * 3)
+    shape_scores = vessel_scores(mean, phantom.peak_volume, VISIBLE * s.iodine_per_mm, (s.voxel_mm,) * 3)
     scores.update({name: value for name, value in shape_scores.items() if name != "threshold"})
-    scores["mean_dice"] = best_threshold(mean, phantom.peak_volume >= level)[1]
     flat = np.full(int(np.prod(shape)), np.nan, np.float32)
     inside = np.flatnonzero(np.isin(voxels, np.flatnonzero(phantom.coverage >= 0.5)))
     flat[voxels[inside]] = half_rise_time(curves[:, inside], times)

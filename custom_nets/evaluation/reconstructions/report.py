@@ -24,7 +24,6 @@ __all__ = ["ReconstructionReport", "markdown_table", "reconstruction_figure"]
 _COLUMNS = (
     ("error_4d", "4D error", 3),
     ("dice", "Dice", 3),
-    ("mean_dice", "Dice of the mean volume", 3),
     ("centreline_dice", "centreline Dice", 3),
     ("chamfer_mm", "Chamfer (mm)", 2),
     ("hd95_mm", "HD95 (mm)", 2),
@@ -68,7 +67,7 @@ def markdown_table(rows: Sequence[Row], summary: Sequence[Row]) -> str:
                 lines += [f"#### {title}, each phantom", "", *markdown_rows(["phantom", *methods], each), ""]
     lines.append(
         f"'{BEST_STILL}' is the true volume's mean over time, seen at all times: what no still answer can better in 4D "
-        "error. Shapes are those of the maximum over time, at each method's threshold of best Dice, against voxels "
+        "error. Shapes are those of the mean volume, at each method's threshold of best Dice, against voxels "
         "that truly reach a quarter of the undiluted agent's attenuation within the scan. Arrival is measured where a "
         "voxel is at least half vessel. Left-out views are compared with projections free of noise."
     )

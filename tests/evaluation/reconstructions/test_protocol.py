@@ -48,7 +48,6 @@ def phantom() -> VesselFlowPhantom:
 def test_the_truth_scores_as_the_truth(phantom):
     scores, mean, arrival = score_answer(phantom, Truth(phantom), np.array([3, 8]))
     assert scores["error_4d"] == 0 and scores["dice"] > 0.97 and scores["arrival_s"] == 0
-    assert scores["mean_dice"] <= scores["dice"]  # what fills late is faint in the mean
     assert scores["arrival_share"] == 1 and scores["view_nrmse"] < 0.3
     np.testing.assert_allclose(mean, phantom.mean_volume, atol=1e-7)
     np.testing.assert_allclose(arrival[phantom.coverage >= 0.5], phantom.arrival_s[phantom.coverage >= 0.5])
