@@ -28,6 +28,7 @@ _COLUMNS = (
     ("chamfer_mm", "Chamfer (mm)", 2),
     ("hd95_mm", "HD95 (mm)", 2),
     ("arrival_s", "arrival error (s)", 3),
+    ("arrival_share", "of the vessel voxels that have one", 2),
     ("view_nrmse", "left-out views: relative error", 3),
     ("view_psnr", "PSNR (dB)", 2),
     ("view_ssim", "SSIM", 4),
