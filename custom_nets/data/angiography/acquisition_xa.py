@@ -85,7 +85,7 @@ def read_xa_acquisition(
     notes: list[str] = []
     if mask is None and Path(fill).is_dir() and (pair := rotational_pair(Path(fill))) is not None:
         mask, fill = pair
-        notes.append(f"{Path(mask).name} is taken as the mask run: it is the earlier one")
+        notes.append("of the two runs the earlier one is taken as the mask run")
     run = _read(fill, times_s, duration_s, subtract=not options.subtracted)
     masks = None if mask is None else _read(mask)
     own = None if masks is not None or options.subtracted else _with_own_mask(run)
@@ -217,7 +217,7 @@ def _angles(
     name, count = run.origin.path, len(run)
     secondary = run.geometry.secondary_deg
     if secondary is None:
-        notes.append(f"{name} has no secondary angle: it is taken as 0")
+        notes.append("the header has no secondary angle: it is taken as 0")
         secondary = np.zeros(count)
     if given_deg is not None:
         primary = np.asarray(given_deg, dtype=np.float64).reshape(-1)
@@ -235,7 +235,7 @@ def _angles(
         if found is not None:
             primary, style = found
             if style != "steps":
-                notes.append(f"{Path(name).name}: PositionerPrimaryAngleIncrement is read as {style} angles")
+                notes.append(f"PositionerPrimaryAngleIncrement is read as {style} angles")
         elif run.geometry.primary_deg is not None:
             primary = np.unwrap(run.geometry.primary_deg, period=360)
         else:
