@@ -139,5 +139,5 @@ def test_a_request_of_the_server_reaches_the_image_that_it_names(tmp_path: Path,
         save_nifti(number * np.arange(600.0).reshape(10, 10, 6), name=f"{folder}/scan.nii.gz")
     bundle = find_bundles(names=["arssr"])["arssr"]
     file, record = run_inference(bundle, tmp_path / "data#2" / "scan.nii.gz", tmp_path / "out#1", {"scale": 1.5})
-    assert file.parent == tmp_path / "out#1" and record["input"]["file"] == str(tmp_path / "data#2" / "scan.nii.gz")
+    assert file.parent == tmp_path / "out#1" and record["case"] == "scan"
     assert float(np.asarray(nib.load(file).dataobj).max()) > 1000
