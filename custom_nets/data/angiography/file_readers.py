@@ -144,7 +144,8 @@ def _white_is_zero(file: Path) -> list[NDArray] | None:
             pages = [page.asarray() for page in tiff.pages]
             bits = int(tiff.pages[0].bitspersample)
     except Exception as error:  # its decoders raise many kinds
-        raise ValueError(f"{file} cannot be read as a picture: {' '.join(str(error).split())}.") from error
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(f"{file} cannot be read as a picture: {reason}. Save it uncompressed, or as PNG.") from error
     if pages[0].dtype.kind != "u":
         raise ValueError(f"{file}: zero is white, which says nothing for {pages[0].dtype} pixels: write it as PNG.")
     return [page.dtype.type((1 << bits) - 1) - page for page in pages]

@@ -124,9 +124,10 @@ def text_of(header: Any, keyword: str) -> str:
 
 
 def sequence(header: Any, keyword: str) -> list[Any]:
-    """The items of a sequence; none where it is absent, empty or no sequence."""
+    """The items of a sequence; none where it is absent, no sequence, or has nothing in any of its items."""
     value = header.get(keyword)
     try:
-        return [item for item in value or [] if hasattr(item, "get")]
+        items = [item for item in value or [] if hasattr(item, "get")]
     except TypeError:
         return []
+    return items if any(len(item) for item in items) else []

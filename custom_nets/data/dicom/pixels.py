@@ -19,7 +19,6 @@ from custom_nets.utils.memory import check_memory
 __all__ = ["apply_table", "check_grey", "decode_pixels", "padding_of"]
 
 _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
-_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _AGAIN = "Export the series again."
 
@@ -77,7 +76,9 @@ def decode_pixels(path: Path, dataset: Any = None, notes: set[str] | None = None
     check_memory(2 * rows * columns * frames * bits // 8, str(path))
     if str(syntax) in _NATIVE:
         _check_length(dataset, path, notes)
-        _check_bits(dataset, path, str(syntax))
+    stored = _bits_stored(dataset, path)
+    if hasattr(dataset, "pixel_array_options"):  # pydicom 3 would cut values to BitsStored without a word
+        dataset.pixel_array_options(correct_unused_bits=False)
     try:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
@@ -87,7 +88,7 @@ def decode_pixels(path: Path, dataset: Any = None, notes: set[str] | None = None
     if any("Bits Stored" in str(warning.message) for warning in said):
         found = next(str(w.message).split(".")[0] for w in said if "Bits Stored" in str(w.message))
         raise ValueError(f"{path}: the header contradicts the pixels ({found}). {_AGAIN}")
-    return pixels
+    return _within_bits(pixels, stored, dataset, path)
 
 
 def _read_syntax(dataset: Any) -> Any:
@@ -121,33 +122,39 @@ def _check_length(dataset: Any, path: Path, notes: set[str]) -> None:
         dataset.PixelData = dataset.PixelData[: need + need % 2]
 
 
-def _check_bits(dataset: Any, path: Path, syntax: str) -> None:
-    """Values wider than BitsStored would lose their upper bits without a word; overlays may lie there."""
+def _bits_stored(dataset: Any, path: Path) -> int:
+    """BitsStored; where it is missing, what the pixels take."""
     allocated, stored = (int(valid_number(dataset, f"Bits{k}") or 0) for k in ("Allocated", "Stored"))
     if not stored:
         dataset.BitsStored, dataset.HighBit = allocated, allocated - 1
-        return
+        return allocated
     high = valid_number(dataset, "HighBit")
     if not 0 < stored <= allocated or (high is not None and high != stored - 1):
         raise ValueError(
             f"{path}: BitsAllocated {allocated}, BitsStored {stored} and HighBit {high} do not fit together: values of "
             f"{stored} bits end at bit {stored - 1}. {_AGAIN}"
         )
-    if stored == allocated or allocated not in (8, 16, 32):
-        return
-    words = np.frombuffer(
-        dataset.PixelData, dtype=np.dtype(f"{'>' if syntax == _BIG_ENDIAN else '<'}u{allocated // 8}"),
-        count=len(dataset.PixelData) // (allocated // 8),
-    )  # fmt: skip
+    return stored
+
+
+def _within_bits(pixels: NDArray[Any], stored: int, dataset: Any, path: Path) -> NDArray[Any]:
+    """Values of BitsStored bits; overlays may lie above them, and nothing else."""
+    allocated = 8 * pixels.dtype.itemsize
+    if stored >= allocated or pixels.dtype.kind not in "iu":
+        return pixels
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    words = np.ascontiguousarray(pixels).view(f"u{pixels.dtype.itemsize}")
+    kind = words.dtype.type
     spare = ((1 << allocated) - 1) ^ ((1 << stored) - 1)
     for group in range(0x6000, 0x6020, 2):
         position = dataset.get((group, 0x0102))
         if position is not None and isinstance(position.value, int) and 0 < position.value < allocated:
             spare &= ~(1 << position.value)
-    above = words & words.dtype.type(spare)
+    above = words & kind(spare)
     wrong = above != 0
-    if valid_number(dataset, "PixelRepresentation") == 1:
-        negative = (words >> words.dtype.type(stored - 1)) & words.dtype.type(1) == 1
+    signed = valid_number(dataset, "PixelRepresentation") == 1
+    if signed:
+        negative = (words >> kind(stored - 1)) & kind(1) == 1
         wrong &= ~(negative & (above == spare))  # bits above the sign repeat it
     if wrong.any():
         widest = int(words[wrong].max()).bit_length()
@@ -155,6 +162,13 @@ def _check_bits(dataset: Any, path: Path, syntax: str) -> None:
             f"{path}: BitsStored is {stored}, but {int(wrong.sum())} pixels have more bits (up to {widest}): "
             f"the header contradicts the pixels. {_AGAIN}"
         )
+    shift = kind(allocated - stored)
+    moved = words << shift
+    return (
+        moved.view(f"i{pixels.dtype.itemsize}") >> shift.astype(f"i{pixels.dtype.itemsize}")
+        if signed
+        else moved >> shift
+    )
 
 
 def _why_not(path: Path, error: Exception, syntax: Any) -> str:

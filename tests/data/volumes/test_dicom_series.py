@@ -68,6 +68,8 @@ def test_meta(tmp_path, write_dicom_series):
     assert load_series(tmp_path).meta == {
         "series_uid": "1.2.3",
         "series_description": "blobs",
+        "modality": "MR",
+        "bits_stored": 16,
         "original_dtype": "int16",
         "slice_thickness_mm": 4.0,
         "slice_gap_mm": 1.0,
