@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import warnings
@@ -17,7 +18,9 @@ from monai.inferers import Inferer
 from tqdm import tqdm
 
 from custom_nets.geometry import Grid, as_triple
+from custom_nets.inferers.measured_blur import BlurOptions, MeasuredBlur, to_measured
 from custom_nets.inferers.streaming import PlaneStreamer
+from custom_nets.operators.data_consistency import LEAST_AGREEMENT, TOLERANCE, VolumeMeasurement
 from custom_nets.operators.interpolation import (
     apply_separable,
     bspline_coefficients,
@@ -27,7 +30,7 @@ from custom_nets.operators.interpolation import (
     sample_bspline,
     sample_trilinear,
 )
-from custom_nets.operators.slice_profile import slice_profile_matrix
+from custom_nets.operators.slice_profile import PointSpread, slice_profile_matrix
 
 __all__ = ["ImplicitVolumeInferer", "PublishedProcedureInferer", "resolve_grid"]
 
@@ -35,6 +38,7 @@ _GIB = 2**30
 _PROCESS_BYTES = int(1.1 * _GIB)  # Python with torch, monai and itk loaded
 _ROWS = 8192  # points decoded at once on a CPU: their activations stay in its cache
 _ROWS_CUDA = 524288
+_STEPS = 20  # of the correction to what was measured
 _ACTIVATION_BYTES = 24 * 2**20  # of one tensor on a CPU: larger ones leave the cache, and the allocator's reuse
 _ACTIVATION_BYTES_CUDA = 2**30
 
@@ -116,6 +120,10 @@ class ImplicitVolumeInferer(Inferer):
         rows: points decoded at once; None chooses.
         slab: planes encoded at once; None takes what the budget allows and a processor's cache likes.
         tile: width of tiles in voxels; None tiles only when the budget asks for it.
+        profile, thickness_mm, mtf: how the scan was measured, see
+            :class:`custom_nets.inferers.measured_blur.BlurOptions`; by default ("auto") it is found out.
+        data_consistency: make the result, measured again, give the input (where the blur is known).
+        strength: share of what the network adds to the interpolation that is kept, 0 to 1.
         geometry: "centre" (voxels keep their outer edge), or "align_corners" for the published weights when their
             learned end-to-end warp is believed: first and last centres coincide. It changes the affine alone.
         progress: show a bar.
@@ -134,6 +142,11 @@ class ImplicitVolumeInferer(Inferer):
         rows: int | None = None,
         slab: int | None = None,
         tile: int | None = None,
+        profile: str = "auto",
+        thickness_mm: float | Sequence[float] | None = None,
+        mtf: Sequence[Any] | None = None,
+        data_consistency: bool = True,
+        strength: float = 1.0,
         geometry: str = "centre",
         progress: bool = False,
     ) -> None:
@@ -150,6 +163,10 @@ class ImplicitVolumeInferer(Inferer):
         for name, triple in (("spacing", spacing), ("scale", scale)):
             if triple is not None:
                 as_triple(triple, name)
+        if not 0 <= strength <= 1:
+            raise ValueError(f"strength must lie between 0 (interpolation) and 1 (all of the network), got {strength}.")
+        self.blur = BlurOptions(profile, thickness_mm, mtf)
+        self.data_consistency, self.strength = bool(data_consistency), float(strength)
         self.spacing, self.scale, self.like = spacing, scale, like
         self.memory_gb = float(memory_gb)
         self.precision = precision
@@ -174,9 +191,16 @@ class ImplicitVolumeInferer(Inferer):
             source = Grid.of(item)
             target = self.target_grid(source)
             source.check_overlap(target)
-            volumes = [self.sample(network, volume, source, target) for volume in item.as_tensor()]
             affine = torch.as_tensor(self.stored_affine(source, target))
             meta = {key: value for key, value in item.meta.items() if key != "affine"}
+            blur = None
+            if network.adds_interpolation:  # the published network knows nothing of it
+                blur = self.blur.resolve(item[0].as_tensor().float().cpu(), source, item.meta)
+            reports: list[dict[str, Any]] = []
+            volumes = [self.sample(network, volume, source, target, blur, reports) for volume in item.as_tensor()]
+            if blur is not None:
+                report = max(reports, key=lambda r: r["data_consistency"]["largest_deviation_after"] or 0.0)
+                meta["inference"] = json.dumps({"blur": blur.record(source.spacing_mm), **report})
             items.append(MetaTensor(torch.stack(volumes), affine=affine, meta=meta))
         return list_data_collate(items)
 
@@ -196,14 +220,29 @@ class ImplicitVolumeInferer(Inferer):
     # ---- one volume ----
 
     @torch.no_grad()
-    def sample(self, network: Any, volume: torch.Tensor, source: Grid, target: Grid) -> torch.Tensor:
+    def sample(
+        self,
+        network: Any,
+        volume: torch.Tensor,
+        source: Grid,
+        target: Grid,
+        blur: MeasuredBlur | None = None,
+        reports: list[dict[str, Any]] | None = None,
+    ) -> torch.Tensor:
         """One volume [X, Y, Z] on ``source`` -> float32 [X', Y', Z'] on ``target``, on the CPU.
+
+        Args:
+            blur: how it was measured; None: not known.
+            reports: takes what was found on the way.
 
         Raises:
             ValueError: the memory budget is too small.
         """
         if tuple(volume.shape) != source.shape:
             raise ValueError(f"the volume {tuple(volume.shape)} does not have the shape of its grid {source.shape}.")
+        if blur is not None and min(blur.shares) < 1:
+            # what the scanner put between the measured voxels says nothing, and hides how coarse they are
+            volume, source = to_measured(volume, source, blur.shares)
         positions = source.axis_positions(target)
         scale = source.scale_to(target)
         coarser = [axis for axis in range(3) if scale[axis] < 1 - 1e-6] if positions is not None else []
@@ -239,16 +278,105 @@ class ImplicitVolumeInferer(Inferer):
             )
 
         order = network.axis_order(scale)
+        mtf = None if blur is None else blur.transfer(scale)[list(order)]
         run = _VolumeDecoder(
-            self, network, volume.permute(*order), torch.as_tensor(scale[list(order)], dtype=torch.float32)
+            self, network, volume.permute(*order), torch.as_tensor(scale[list(order)], dtype=torch.float32), mtf
         )
         if positions is not None:
             out = run.regular([torch.as_tensor(positions[axis]) for axis in order])
+            if blur is not None:
+                spreads = [blur.spreads[axis] for axis in order]
+                places = [positions[axis] for axis in order]
+                report = self._agree(out, run.image.cpu(), places, scale[list(order)], spreads)
+                if reports is not None:
+                    reports.append(report)
             out = apply_separable(out.permute(*np.argsort(order).tolist()).contiguous(), matrices)
             for axis, beyond in outside.items():
                 out.movedim(axis, 0)[beyond] = run.background
             return out
+        if self.strength < 1:
+            raise ValueError(
+                "strength below 1 is for grids that lie along the input's axes: give --spacing or --scale, and "
+                "resample the result onto the reference afterwards."
+            )
+        if reports is not None:
+            reports.append(self._not_consistent("the output grid is oblique to the input"))
         return run.points(source.index_map(target), target.shape, order)
+
+    def _agree(
+        self,
+        out: torch.Tensor,
+        image: torch.Tensor,
+        positions: Sequence[np.ndarray],
+        scale: np.ndarray,
+        spreads: Sequence[PointSpread | None],
+    ) -> dict[str, Any]:
+        """Bring ``out`` to agree with ``image``, in place; what was found on the way.
+
+        What the network adds to the interpolation is shrunk where what was measured speaks against it, and the rest is
+        corrected until it is measured as ``image``.
+        """
+        finer = scale > 1 + 1e-3
+        covered = all(
+            p[0] - 0.5 / s <= -0.5 + 0.51 / s and p[-1] + 0.5 / s >= n - 0.5 - 0.51 / s
+            for p, s, n, fine in zip(positions, scale, image.shape, finer, strict=True)
+            if fine
+        )
+        known = all(spread is not None for spread, fine in zip(spreads, finer, strict=True) if fine)
+        slices = VolumeMeasurement(
+            positions,
+            image.shape,
+            scale.tolist(),
+            [s if fine else None for s, fine in zip(spreads, finer, strict=True)],
+        )
+        rest = torch.zeros_like(image)
+        strength = self.strength
+        if not (known and covered and finer.any()):
+            if strength < 1:
+                slices.add_interpolated(out, (1 - strength) * image, strength)
+            why = "the blur is not known" if not known else "the output does not cover the input"
+            return self._not_consistent(why if finer.any() else "nothing is made finer")
+        low, high = np.percentile(image.numpy(), (0.1, 99.9))
+        span = max(float(high - low), 1e-12)
+        result, interpolated = slices.measure(out), slices.measure_interpolated(image)
+        agreement = slices.agreement(image, result, interpolated)
+        if agreement < LEAST_AGREEMENT and self.data_consistency:
+            warnings.warn(
+                f"what the network adds does not agree with what was measured: {agreement:.0%} of it does, so that "
+                "share is kept. The blur may be another than taken (--profile, --thickness_mm), or the image one that "
+                "the network does not know.",
+                stacklevel=4,
+            )
+            strength *= agreement
+        before = image - (strength * result + (1 - strength) * interpolated)
+        after = before
+        if self.data_consistency:
+            rest, after = slices.correction(before, TOLERANCE * span, _STEPS)
+        if strength < 1 or self.data_consistency:
+            slices.add_interpolated(out, (1 - strength) * image + rest, strength)
+        return {
+            "strength": round(strength, 4),
+            "agreement": round(agreement, 4),
+            "data_consistency": {
+                "asked_for": self.data_consistency,
+                "applied": self.data_consistency,
+                "largest_deviation_before": float(before.abs().max()) / span,
+                "largest_deviation_after": float(after.abs().max()) / span,
+                "tolerance": TOLERANCE,
+                "unit": "share of the input's 0.1-99.9 percentile range",
+            },
+        }
+
+    def _not_consistent(self, why: str) -> dict[str, Any]:
+        return {
+            "strength": self.strength,
+            "data_consistency": {
+                "asked_for": self.data_consistency,
+                "applied": False,
+                "reason": why,
+                "largest_deviation_after": None,
+            },
+        }
 
 
 class _VolumeDecoder:

@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 from custom_nets.geometry import Grid, as_triple, nearest_axes
 from custom_nets.inferers.implicit import resolve_grid
-from custom_nets.operators.data_consistency import LARGEST_GAIN, TOLERANCE, SliceMeasurement
+from custom_nets.inferers.measured_blur import BlurOptions, MeasuredBlur
+from custom_nets.operators.data_consistency import LARGEST_GAIN, LEAST_AGREEMENT, TOLERANCE, SliceMeasurement
 from custom_nets.operators.interpolation import apply_separable, bspline_matrix
-from custom_nets.operators.slice_profile import PROFILES, PointSpread, slice_profile_matrix
+from custom_nets.operators.slice_profile import PointSpread, slice_profile_matrix
 
 __all__ = ["ThickSliceInferer", "find_thick_axis"]
 
@@ -128,8 +129,10 @@ class ThickSliceInferer(Inferer):
         directions: "one": planes along one of the two axes besides the thick one; "both": mean over both.
         flips: mean over planes as they are and mirrored (rows, columns, both): four times the work.
         data_consistency: make the result, measured again, give the measured slices.
-        profile: "gaussian" or "box", how the slices are taken to have been measured.
-        thickness: slice thickness / slice spacing; by default from the header (DICOM), otherwise 1.
+        profile, thickness_mm, mtf: how the slices were measured, see
+            :class:`custom_nets.inferers.measured_blur.BlurOptions`; by default ("auto") it is found out.
+        thickness: slice thickness / slice spacing, instead of ``thickness_mm``.
+        strength: share of what the network adds to the interpolation that is kept, 0 to 1.
         uncertainty: also give the standard deviation over directions and flips, as channels after those of the result.
         memory_gb: what the whole process may use, in GiB (on CUDA: of the GPU's memory).
         precision: "float32" or "bfloat16" (network only).
@@ -157,8 +160,11 @@ class ThickSliceInferer(Inferer):
         directions: str = "one",
         flips: bool = False,
         data_consistency: bool = True,
-        profile: str = "gaussian",
+        profile: str = "auto",
         thickness: float | None = None,
+        thickness_mm: float | Sequence[float] | None = None,
+        mtf: Sequence[Any] | None = None,
+        strength: float = 1.0,
         uncertainty: bool = False,
         memory_gb: float = 4.0,
         precision: str = "float32",
@@ -169,7 +175,6 @@ class ThickSliceInferer(Inferer):
         super().__init__()
         for name, value, allowed in (
             ("directions", directions, ("one", "both")),
-            ("profile", profile, PROFILES),
             ("precision", precision, ("float32", "bfloat16")),
         ):
             if value not in allowed:
@@ -182,6 +187,10 @@ class ThickSliceInferer(Inferer):
             find_thick_axis(Grid((4, 4, 4), np.eye(4)), thick_axis)
         if thickness is not None and not thickness > 0:
             raise ValueError(f"thickness (slice thickness / slice spacing) must be above zero, got {thickness}.")
+        if thickness is not None and thickness_mm is not None:
+            raise ValueError("give thickness (a share of the slice spacing) or thickness_mm, not both.")
+        if not 0 <= strength <= 1:
+            raise ValueError(f"strength must lie between 0 (interpolation) and 1 (all of the network), got {strength}.")
         if not memory_gb > 0:
             raise ValueError(f"memory_gb must be above zero, got {memory_gb}.")
         if batch is not None and batch < 1:
@@ -194,7 +203,8 @@ class ThickSliceInferer(Inferer):
             )
         self.spacing, self.like, self.thick_axis = spacing, like, thick_axis
         self.directions, self.flips = directions, bool(flips)
-        self.data_consistency, self.profile, self.thickness = bool(data_consistency), profile, thickness
+        self.data_consistency, self.thickness = bool(data_consistency), thickness
+        self.blur, self.strength = BlurOptions(profile, thickness_mm, mtf), float(strength)
         self.uncertainty = bool(uncertainty)
         self.memory_gb, self.precision = float(memory_gb), precision
         self.batch, self.tile, self.progress = batch, tile, progress
@@ -224,16 +234,16 @@ class ThickSliceInferer(Inferer):
             axis = find_thick_axis(source, self.thick_axis)
             target = self.target_grid(source) if like is None else resolve_grid(source, like=like)
             source.check_overlap(target)
-            thickness = self.thickness or self._thickness_of(item.meta, float(source.spacing_mm[axis]))
-            spread = PointSpread.of(item.meta.get("point_spread", self.profile), thickness)
+            blur = self._blur_of(item, source, axis)
             values, deviations, reports = [], [], []
             for volume in item.as_tensor():
-                value, deviation, report = self.sample(network, volume, source, target, axis, spread)
+                value, deviation, report = self.sample(network, volume, source, target, axis, blur)
                 values.append(value)
                 deviations += [] if deviation is None else [deviation]
                 reports.append(report)
             meta = {key: value for key, value in item.meta.items() if key != "affine"}
-            meta["inference"] = json.dumps({"thick_axis": "xyz"[axis], **_worst(reports)})
+            said = blur.record(source.spacing_mm)
+            meta["inference"] = json.dumps({"thick_axis": "xyz"[axis], "blur": said, **_worst(reports)})
             affine = torch.as_tensor(target.affine)
             items.append(MetaTensor(torch.stack(values + deviations), affine=affine, meta=meta))
         return list_data_collate(items)
@@ -254,10 +264,13 @@ class ThickSliceInferer(Inferer):
         wanted = as_triple(float(own.min()) if self.spacing is None else self.spacing, "spacing")
         return resolve_grid(source, spacing=np.where(np.abs(own / wanted - 1) < _SAME, own, wanted).tolist())
 
-    @staticmethod
-    def _thickness_of(meta: dict[str, Any], spacing: float) -> float:
-        known = float(meta.get("slice_thickness_mm") or 0)
-        return known / spacing if known > 0 else 1.0
+    def _blur_of(self, item: Any, source: Grid, axis: int) -> MeasuredBlur:
+        """How the slices of one item [C, X, Y, Z] were measured."""
+        options, meta = self.blur, item.meta
+        if self.thickness is not None:
+            meta = {**meta, "slice_thickness_mm": self.thickness * float(source.spacing_mm[axis])}
+            meta["acquisition_type"] = "2D"
+        return options.resolve(item[0].as_tensor().float().cpu(), source, meta, axis, find_interpolated=False)
 
     # ---- one volume ----
 
@@ -269,13 +282,13 @@ class ThickSliceInferer(Inferer):
         source: Grid,
         target: Grid,
         axis: int,
-        spread: PointSpread = PointSpread(),  # noqa: B008 (it cannot be changed)
+        blur: MeasuredBlur | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, dict[str, Any]]:
         """One volume [X, Y, Z] on ``source`` -> float32 [X', Y', Z'] on ``target``, its deviation (or None), a report.
 
         Args:
             axis: the thick one, of the array.
-            spread: how the slices were measured.
+            blur: how it was measured; None: not known.
         """
         # the network sees the same planes whatever the order of the axes in the file
         order, flips = nearest_axes(source.affine)
@@ -304,7 +317,9 @@ class ThickSliceInferer(Inferer):
         background = float(image.min())
         matrices = [None if a == thick else line.matrix(turned.shape[a]) for a, line in enumerate(lines)]
         measured = apply_separable(image, matrices).permute(thick, *others).contiguous()
-        run = _StackSharpener(self, network, measured, lines[thick].positions, float(1 / step[thick]), spread, budget)
+        run = _StackSharpener(
+            self, network, measured, lines[thick].positions, float(1 / step[thick]), blur, axis, budget
+        )
         values, deviation, report = run.result()
 
         def placed(result: torch.Tensor, outside: float) -> torch.Tensor:
@@ -395,7 +410,8 @@ class _StackSharpener:
         measured: torch.Tensor,
         positions: NDArray[np.float64],
         scale: float,
-        spread: PointSpread,
+        blur: MeasuredBlur | None,
+        axis: int,
         budget: float,
     ) -> None:
         self.budget = budget  # bytes for planes on their way through the network
@@ -410,12 +426,16 @@ class _StackSharpener:
         self.rows = len(positions)
         self.spline = bspline_matrix(len(measured), positions).float()
         centres = (np.arange(len(measured)) - positions[0]) * scale
-        self.spread = spread
         self.told = {}
-        if getattr(network, "takes_mtf", False):
-            self.told["mtf"] = torch.tensor([spread.transfer(scale)], device=self.device)
+        spread = None if blur is None else blur.spreads[axis]
+        self.known = spread is not None
+        if getattr(network, "takes_mtf", False) and blur is not None:
+            self.told["mtf"] = blur.transfer([scale] * 3)[axis : axis + 1].to(self.device)
+        # where nothing is known, slices are taken for what most pulses make
+        self.spread = spread = spread or PointSpread("trapezoid")
         self.measurement = SliceMeasurement(self.rows, centres, scale, spread)
         self.consistent = options.data_consistency and self.measurement.gain <= LARGEST_GAIN
+        self.strength, self.agreement = options.strength, 1.0
         if options.data_consistency and not self.consistent:
             warnings.warn(
                 f"slices of {spread.thickness:.2f} times their spacing overlap too much: to reproduce them exactly, "
@@ -479,9 +499,33 @@ class _StackSharpener:
         if squares is not None:
             mean = torch.tensordot(keep, added[self.box[0]], 1)
             deviation = ((squares - mean.square()).clamp(min=0) * (members / (members - 1))).sqrt()
+        self._shrink(added)
+        if deviation is not None:
+            deviation *= self.strength
         added += torch.tensordot(self.spline, self.measured, 1)
         report = {"directions": options.directions, "flips": options.flips, **self._make_consistent(added)}
+        report |= {"strength": round(self.strength, 4), "agreement": round(self.agreement, 4)}
         return added, deviation, report
+
+    def _shrink(self, added: torch.Tensor) -> None:
+        """Keep of what the network adds (in place) the share that is asked for, and less where it does not agree with
+        what was measured."""
+        if self.known:
+            change = self.measurement.measure(added)
+            interpolated = self.measurement.measure(torch.tensordot(self.spline, self.measured, 1))
+            power = float(change.square().sum())
+            wanted = float((change * (self.measured - interpolated)).sum())
+            self.agreement = min(max(wanted / power, 0.0), 1.0) if power > 0 else 1.0
+            if self.agreement < LEAST_AGREEMENT and self.options.data_consistency:
+                warnings.warn(
+                    f"what the network adds does not agree with what was measured: {self.agreement:.0%} of it does, so "
+                    "that share is kept. The blur may be another than taken (--profile, --thickness_mm), or the image "
+                    "one that the network does not know.",
+                    stacklevel=5,
+                )
+                self.strength *= self.agreement
+        if self.strength < 1:
+            added *= self.strength
 
     def _make_consistent(self, volume: torch.Tensor) -> dict[str, Any]:
         """Correct ``volume`` in place; how far it was, and is, from the measured slices."""

@@ -12,6 +12,8 @@ W^T (W W^T)^-1, is steps for a box profile and stripes where slices have gaps: a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,9 +21,18 @@ from numpy.typing import NDArray
 from custom_nets.operators.interpolation import bspline_matrix
 from custom_nets.operators.slice_profile import PointSpread, slice_profile_matrix
 
-__all__ = ["LARGEST_GAIN", "TOLERANCE", "SliceMeasurement", "make_consistent", "measure"]
+__all__ = [
+    "LARGEST_GAIN",
+    "LEAST_AGREEMENT",
+    "TOLERANCE",
+    "SliceMeasurement",
+    "VolumeMeasurement",
+    "make_consistent",
+    "measure",
+]
 
 TOLERANCE = 1e-3  # of the intensity range: how exactly a consistent volume reproduces the measured slices
+LEAST_AGREEMENT = 0.7  # share of a correction that must agree with what was measured, or it is shrunk to it
 LARGEST_GAIN = 6.0  # noise may grow by so much, not more: reached by Gaussian slices that overlap by more than half
 
 
@@ -69,6 +80,111 @@ class SliceMeasurement:
     def make_consistent(self, volume: torch.Tensor, measured: torch.Tensor, axis: int = 0) -> torch.Tensor:
         """``volume`` with the smooth correction after which :meth:`measure` gives ``measured``."""
         return volume + _along(self.inverse, measured - self.measure(volume, axis), axis)
+
+
+class VolumeMeasurement:
+    """How a volume on a fine grid is measured along three axes, and how a result is brought to agree with it.
+
+    A result is the interpolation of what was measured plus a correction. Both are known on the measured grid, so that
+    all but the last step is done there:
+
+    - how much of the correction agrees with the measurement (:meth:`agreement`);
+    - what is still missing, r, becomes a smooth addition B c with c = sum of (1 - W B)^j r: Landweber's iteration,
+      which stops when the measured voxels are reproduced to :data:`TOLERANCE`, and never amplifies what a blur has all
+      but removed by more than the number of its steps.
+
+    Args:
+        positions: for each axis the fine voxels' places, counted in measured voxels.
+        shape: measured voxels along each axis.
+        scale: distance of measured voxels in fine ones, for each axis.
+        spreads: of each axis; None: it is measured as it is (its voxels are the fine ones).
+
+    Attributes:
+        down: W, three matrices [n, N] or None.
+        up: B, three matrices [N, n] or None: cubic B-spline.
+    """
+
+    def __init__(
+        self,
+        positions: Sequence[NDArray[np.float64]],
+        shape: Sequence[int],
+        scale: Sequence[float],
+        spreads: Sequence[PointSpread | None],
+    ) -> None:
+        self.down: list[torch.Tensor | None] = []
+        self.up: list[torch.Tensor | None] = []
+        for p, n, s, spread in zip(positions, shape, scale, spreads, strict=True):
+            same = len(p) == n and np.abs(p - np.arange(n)).max() < 1e-4
+            self.up.append(None if same else bspline_matrix(n, p).float())
+            if same or spread is None:
+                self.down.append(None)
+            else:
+                self.down.append(slice_profile_matrix(len(p), (np.arange(n) - p[0]) * s, s, spread).float())
+        self.both = [None if w is None or b is None else w @ b for w, b in zip(self.down, self.up, strict=True)]
+
+    def measure(self, volume: torch.Tensor) -> torch.Tensor:
+        """W: [N, N', N''] -> [n, n', n'']."""
+        return _each_axis(self.down, volume)
+
+    def measure_interpolated(self, measured: torch.Tensor) -> torch.Tensor:
+        """What is measured of the interpolation of ``measured`` [n, n', n'']: W B, same shape."""
+        return _each_axis(self.both, measured)
+
+    def agreement(self, measured: torch.Tensor, result: torch.Tensor, interpolated: torch.Tensor) -> float:
+        """Share of a correction, 0 to 1, that comes nearest to what was measured.
+
+        Args:
+            measured: [n, n', n''].
+            result, interpolated: the corrected volume and the interpolation, measured again.
+        """
+        change = result - interpolated
+        power = float(change.square().sum())
+        wanted = float((change * (measured - interpolated)).sum())
+        return min(max(wanted / power, 0.0), 1.0) if power > 0 else 1.0
+
+    def correction(self, residual: torch.Tensor, tolerance: float, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """c and what is left of ``residual`` [n, n', n''], in at most ``steps`` steps."""
+        total = torch.zeros_like(residual)
+        for _ in range(steps):
+            if float(residual.abs().max()) <= tolerance:
+                break
+            total += residual
+            residual = residual - self.measure_interpolated(residual)
+        return total, residual
+
+    def add_interpolated(self, volume: torch.Tensor, coarse: torch.Tensor, share: float = 1.0) -> torch.Tensor:
+        """``share`` of ``volume`` [N, N', N''] plus B ``coarse``, in place."""
+        last = max(range(3), key=lambda axis: volume.shape[axis] / coarse.shape[axis])  # grows most: never held whole
+        coarse = _each_axis([None if axis == last else m for axis, m in enumerate(self.up)], coarse)
+        matrix = self.up[last]
+        for low in range(0, len(volume), 16):
+            rows = slice(low, low + 16)
+            if matrix is None:
+                part = coarse[rows]
+            elif last == 0:
+                part = _each_axis([matrix[rows], None, None], coarse)
+            else:
+                part = _each_axis([matrix if axis == last else None for axis in range(3)], coarse[rows])
+            volume[rows].mul_(share).add_(part)
+        return volume
+
+
+def _each_axis(matrices: Sequence[torch.Tensor | None], volume: torch.Tensor) -> torch.Tensor:
+    """Each axis of [X, Y, Z] times its matrix (None: as it is), without copies of the volume; shrinking axes first."""
+
+    def growth(axis: int) -> float:
+        matrix = matrices[axis]
+        return 1.0 if matrix is None else matrix.shape[0] / matrix.shape[1]
+
+    for axis in sorted(range(3), key=growth):
+        matrix = matrices[axis]
+        if matrix is None:
+            continue
+        if axis == 0:
+            volume = (matrix @ volume.reshape(len(volume), -1)).view(-1, *volume.shape[1:])
+        else:
+            volume = torch.matmul(matrix, volume) if axis == 1 else volume @ matrix.T
+    return volume
 
 
 def _along(matrix: torch.Tensor, volume: torch.Tensor, axis: int) -> torch.Tensor:

@@ -91,8 +91,26 @@ class PointSpread:
 
     @classmethod
     def of(cls, profile: str | PointSpread, thickness: float = 1.0) -> PointSpread:
-        """The point spread itself, or the one of that name and thickness."""
-        return profile if isinstance(profile, PointSpread) else cls(profile, thickness)
+        """The point spread itself, or the one of that name and thickness; "box:0.8" names both."""
+        if isinstance(profile, PointSpread):
+            return profile
+        name, *numbers = profile.split(":")
+        return cls(name, *(float(n) for n in numbers)) if numbers else cls(name, thickness)
+
+    def __str__(self) -> str:
+        """As :meth:`of` reads it."""
+        return ":".join(str(part) for part in (self.profile, self.thickness, self.shape) if part is not None)
+
+    @classmethod
+    def from_transfer(cls, half: float, whole: float, scale: float = 4.0) -> PointSpread:
+        """The point spread whose :meth:`transfer` at ``scale`` comes nearest to ``half`` and ``whole``.
+
+        Raises:
+            ValueError: numbers outside of [0, 1].
+        """
+        if not (0 <= half <= 1 and 0 <= whole <= 1):
+            raise ValueError(f"a modulation transfer lies between 0 and 1, got {half} and {whole}.")
+        return min(_family(), key=lambda s: float(np.square(np.subtract(s.transfer(scale), (half, whole))).sum()))
 
     @property
     def in_kspace(self) -> bool:
@@ -147,6 +165,18 @@ class PointSpread:
             if roll > 0:
                 kept = 0.5 + 0.5 * np.cos(math.pi * np.clip((v - 1 + roll) / roll, 0, 1))
         return kept * np.where(v < 1 - 1e-9, 1.0, np.where(v > 1 + 1e-9, 0.0, 0.5))
+
+
+@lru_cache(maxsize=1)
+def _family() -> tuple[PointSpread, ...]:
+    """All kinds in small steps."""
+    return (
+        PointSpread("kspace"),
+        PointSpread("kspace_hamming"),
+        *(PointSpread("kspace_tukey", 1.0, round(0.05 * i, 2)) for i in range(1, 21)),
+        *(PointSpread("gaussian", round(0.02 * i, 2)) for i in range(15, 100)),
+        *(PointSpread("box", round(0.02 * i, 2)) for i in range(15, 90)),
+    )
 
 
 def point_spread_matrix(

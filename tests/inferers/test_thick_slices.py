@@ -383,7 +383,7 @@ def test_thick_axis_can_be_named():
     "options, message",
     [
         ({"directions": "three"}, "directions must be 'one' or 'both', got 'three'"),
-        ({"profile": "sinc"}, "profile must be 'gaussian' or 'box'"),
+        ({"profile": "sinc"}, "profile must be auto or one of gaussian, box"),
         ({"precision": "half"}, "precision must be"),
         ({"spacing": 0}, "spacing must be above zero"),
         ({"spacing": 1, "like": "x"}, "not both"),

@@ -31,7 +31,7 @@ _HEADER_TAGS = [
     "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient",
     "PixelSpacing", "SliceThickness", "RescaleSlope", "RescaleIntercept", "BitsStored", "PixelRepresentation",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "PhotometricInterpretation",
-    "AcquisitionMatrix",
+    "AcquisitionMatrix", "MRAcquisitionType",
 ]  # fmt: skip
 
 
@@ -47,8 +47,10 @@ class DicomVolume:
             rows, z over slices).
         affine: (4, 4) voxel index -> mm, RAS.
         meta: plain values: ``series_uid``, ``series_description``, ``modality``, ``bits_stored``, ``original_dtype``;
-            where the headers have it ``slice_thickness_mm`` and ``slice_gap_mm`` (distance of slices minus thickness);
-            ``geometry_note`` if something about the positions is unusual, ``notes`` if something else is.
+            where the headers have it ``slice_thickness_mm`` and ``slice_gap_mm`` (distance of slices minus thickness),
+            ``acquisition_type`` ("2D" or "3D") and ``measured_in_plane_mm`` (voxel that was measured along x and y,
+            before the scanner interpolated); ``geometry_note`` if something about the positions is unusual, ``notes``
+            if something else is.
         padding: [x, y, z], True where the headers say that nothing was measured; None: nowhere.
     """
 
@@ -129,6 +131,11 @@ def load_series(
         meta["geometry_note"] = note
     if notes:
         meta["notes"] = "; ".join(sorted(notes))
+    if header.get("MRAcquisitionType") in ("2D", "3D"):
+        meta["acquisition_type"] = str(header.MRAcquisitionType)
+    measured = _measured_in_plane(header.get("AcquisitionMatrix"), slices[0])
+    if measured:
+        meta["measured_in_plane_mm"] = measured
     return DicomVolume(array, _LPS_TO_RAS @ lps, meta, padding)
 
 
@@ -267,6 +274,18 @@ def _choose_series(headers: list[_Header], path: Path, series_uid: str | None) -
     if len(series) > 1:
         raise ValueError(f"{path} holds {len(series)} DICOM series, name one of them by series_uid: {found}.")
     return next(iter(series.values()))
+
+
+def _measured_in_plane(matrix: Any, piece: _Slice) -> list[float] | None:
+    """Voxel in mm along x and y that the steps of the measurement make of the field of view; None: not said."""
+    try:
+        frequency_rows, frequency_columns, phase_rows, phase_columns = (int(n) for n in matrix)
+    except (TypeError, ValueError):
+        return None
+    steps = (frequency_columns or phase_columns, frequency_rows or phase_rows)
+    if min(steps) < 1:
+        return None
+    return [round(float(n * mm / m), 4) for n, mm, m in zip(piece.size, piece.spacing, steps, strict=True)]
 
 
 def _slices_of(path: Path, header: Any, unread: dict[str, str]) -> Iterator[_Slice]:

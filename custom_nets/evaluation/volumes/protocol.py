@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,13 +145,18 @@ class MakeInputd(Transform):
     Args:
         degradations: name -> how many times larger the voxels become, per axis of the file's array (x, y, z), or a
             dictionary with the arguments of ``DegradeVolumed`` to overrule the ones below.
+        tell: what the method is told of the blur: 1 for what it is, 0 for nothing (it finds out, or guesses), 1.3 for
+            a thickness that is 30 % too large.
         options: further arguments of ``DegradeVolumed`` for all (profile, thickness, noise_std, seed).
 
     Raises:
         ValueError: an unknown degradation; a truth that is not one 3D volume; a mask on another grid.
     """
 
-    def __init__(self, degradations: Mapping[str, Any], **options: Any) -> None:
+    def __init__(self, degradations: Mapping[str, Any], tell: float = 1.0, **options: Any) -> None:
+        if tell < 0:
+            raise ValueError(f"tell must be 0 (nothing) or a share of the true thickness above 0, got {tell}.")
+        self.tell = float(tell)
         self.degraders = {
             name: DegradeVolumed("image", **{**options, **(how if isinstance(how, Mapping) else {"scale": how})})
             for name, how in degradations.items()
@@ -169,7 +175,13 @@ class MakeInputd(Transform):
         if "image" not in d:
             if d["degradation"] not in self.degraders:
                 raise ValueError(f"no degradation '{d['degradation']}'; there are {sorted(self.degraders)}.")
-            d["image"] = self.degraders[d["degradation"]]({"image": d["label"]})["image"]
+            degrader = self.degraders[d["degradation"]]
+            d["image"] = degrader({"image": d["label"]})["image"]
+            if self.tell:
+                true = degrader.spread
+                least = 1.0 if true.in_kspace else 0.0
+                told = replace(true, thickness=max(self.tell * true.thickness, least))
+                d["image"].meta["point_spread"] = str(told)
         return d
 
 

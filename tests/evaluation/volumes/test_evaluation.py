@@ -75,7 +75,7 @@ def rows_of(path):
 
 def test_the_whole_evaluation_through_the_bundle(scans, tmp_path):
     out = tmp_path / "out"
-    flow = workflow(out, dataset_dir=str(scans), degradations=DEGRADATIONS)
+    flow = workflow(out, dataset_dir=str(scans), degradations=DEGRADATIONS, data_consistency=False)
     flow.initialize()
     assert flow.check_properties() == []
     flow.run()

@@ -1,0 +1,213 @@
+"""What a scan's blur is taken to be, and who says so: the user, the header, the image, or nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from custom_nets.geometry import Grid
+from custom_nets.operators.blur_estimate import compare_axes, measured_share
+from custom_nets.operators.slice_profile import PROFILES, PointSpread, degrade
+
+__all__ = ["BlurOptions", "MeasuredBlur", "to_measured"]
+
+_INTERPOLATED = 1.08  # measured over stored voxel from which on the scanner is said to have interpolated
+_UNSURE = 0.2  # standard deviation of the transfer at Nyquist beyond which an estimate is not told to the network
+
+
+@dataclass(frozen=True)
+class BlurOptions:
+    """What the user says about the blur.
+
+    Args:
+        profile: one of :data:`custom_nets.operators.slice_profile.PROFILES`, or "auto": by the header, otherwise from
+            the image.
+        thickness_mm: slice thickness (the axis with the largest voxels) in mm, or one number per axis.
+        mtf: transfer at half and at the whole Nyquist frequency, [2] for all axes or [3, 2], instead of a profile.
+
+    Raises:
+        ValueError: unknown profile; a thickness not above zero; an mtf of another shape or range, or beside a profile.
+    """
+
+    profile: str = "auto"
+    thickness_mm: float | Sequence[float] | None = None
+    mtf: Sequence[Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.profile != "auto" and self.profile.split(":")[0] not in PROFILES:
+            raise ValueError(f"profile must be auto or one of {', '.join(PROFILES)}, got {self.profile!r}.")
+        if self.profile != "auto":
+            PointSpread.of(self.profile)
+        if self.thickness_mm is not None and not (np.asarray(self.thickness_mm, dtype=float) > 0).all():
+            raise ValueError(f"thickness_mm must be above zero, got {self.thickness_mm}.")
+        if self.mtf is not None:
+            if self.profile != "auto":
+                raise ValueError("give profile or mtf, not both: each says how the scan is blurred.")
+            if np.shape(self.mtf) not in ((2,), (3, 2)):
+                raise ValueError(
+                    "mtf must be two numbers (transfer at half and at the whole Nyquist frequency), or two for each of "
+                    f"three axes, got {self.mtf!r}."
+                )
+            for half, whole in np.reshape(np.asarray(self.mtf, dtype=float), (-1, 2)):
+                PointSpread.from_transfer(half, whole)
+
+    def resolve(
+        self,
+        volume: torch.Tensor,
+        source: Grid,
+        meta: Mapping[str, Any],
+        thick: int | None = None,
+        find_interpolated: bool = True,
+    ) -> MeasuredBlur:
+        """Look at one scan.
+
+        Args:
+            volume: [X, Y, Z] on ``source``.
+            source: its grid.
+            meta: of the image: ``point_spread`` (said by data that knows), ``acquisition_type``,
+                ``slice_thickness_mm``, ``measured_in_plane_mm``.
+            thick: the axis of the slices; by default the one with the largest voxels, or the last.
+            find_interpolated: look for axes that the scanner interpolated.
+        """
+        spacing = source.spacing_mm
+        named = thick
+        thick = _slice_axis(spacing) if named is None else named
+        if self.mtf is not None or self.profile != "auto" or meta.get("point_spread"):
+            return MeasuredBlur(self._told(spacing, thick, meta), (1.0, 1.0, 1.0), "told")
+        shares = self._shares(volume, spacing, meta) if find_interpolated else (1.0, 1.0, 1.0)
+        if min(shares) < 1:
+            volume, source = to_measured(volume, source, shares)
+            spacing = source.spacing_mm
+            thick = _slice_axis(spacing) if named is None else named
+        spreads: list[PointSpread | None] = [None, None, None]
+        known = self._thickness(thick, meta)
+        if known is not None and (meta.get("acquisition_type") != "3D" or self.thickness_mm is not None):
+            spreads[thick] = PointSpread("trapezoid", max(known / float(spacing[thick]), 0.05))
+            return MeasuredBlur((spreads[0], spreads[1], spreads[2]), shares, "header")
+        found = compare_axes(volume, spacing.tolist(), thick)
+        if found is None:
+            return MeasuredBlur((None, None, None), shares, "unknown")
+        spread, deviation = found
+        spreads[thick] = spread
+        return MeasuredBlur((spreads[0], spreads[1], spreads[2]), shares, "image", round(deviation, 3))
+
+    def _told(self, spacing: Any, thick: int, meta: Mapping[str, Any]) -> tuple[PointSpread, PointSpread, PointSpread]:
+        if self.mtf is not None:
+            pairs = np.broadcast_to(np.asarray(self.mtf, dtype=float), (3, 2))
+            a, b, c = (PointSpread.from_transfer(float(half), float(whole)) for half, whole in pairs)
+            return a, b, c
+        spread = PointSpread.of(str(meta["point_spread"]) if self.profile == "auto" else self.profile)
+        widths = [spread.thickness] * 3
+        if self.thickness_mm is not None and np.ndim(self.thickness_mm) > 0:
+            widths = [float(t) / float(s) for t, s in zip(self.thickness_mm, spacing, strict=True)]  # type: ignore[arg-type]
+        elif (known := self._thickness(thick, meta)) is not None and ":" not in self.profile:
+            widths[thick] = known / float(spacing[thick])
+        least = 1.0 if spread.in_kspace else 0.05
+        a, b, c = (PointSpread(spread.profile, max(width, least), spread.shape) for width in widths)
+        return a, b, c
+
+    def _thickness(self, axis: int, meta: Mapping[str, Any]) -> float | None:
+        """Slice thickness in mm that the user or the header says."""
+        if self.thickness_mm is not None:
+            return float(np.broadcast_to(np.asarray(self.thickness_mm, dtype=float), (3,))[axis])
+        if meta.get("point_spread"):
+            return None
+        known = float(meta.get("slice_thickness_mm") or 0)
+        return known if known > 0 else None
+
+    @staticmethod
+    def _shares(volume: torch.Tensor, spacing: Any, meta: Mapping[str, Any]) -> tuple[float, float, float]:
+        """Share of each axis' band that was measured."""
+        in_plane = meta.get("measured_in_plane_mm")
+        found = []
+        for axis in range(3):
+            if axis < 2 and in_plane is not None:
+                share = float(spacing[axis]) / float(in_plane[axis])
+            elif axis == 2 and meta.get("acquisition_type") == "3D" and meta.get("slice_thickness_mm"):
+                share = float(spacing[2]) / float(meta["slice_thickness_mm"])
+            else:
+                share = measured_share(volume, axis)
+            found.append(share if share < 1 / _INTERPOLATED else 1.0)
+        return found[0], found[1], found[2]
+
+
+@dataclass(frozen=True)
+class MeasuredBlur:
+    """How a scan was measured.
+
+    Attributes:
+        spreads: point spread of each axis (of the array), in voxels that were measured; None: not known.
+        shares: of each axis' band that was measured; below 1 the scanner interpolated.
+        said_by: "told", "header", "image" or "unknown".
+        deviation: standard deviation of an estimate's transfer at Nyquist.
+    """
+
+    spreads: tuple[PointSpread | None, PointSpread | None, PointSpread | None]
+    shares: tuple[float, float, float]
+    said_by: str
+    deviation: float | None = None
+
+    def transfer(self, scale: Sequence[float]) -> torch.Tensor:
+        """[3, 2] for the network: see :meth:`PointSpread.transfer`; not a number where an axis that is made finer is
+        not known, or an estimate is too unsure to be told."""
+        if (self.deviation or 0.0) > _UNSURE:
+            return torch.full((3, 2), torch.nan)
+        rows = [
+            (1.0, 1.0) if s <= 1 + 1e-3 else (np.nan, np.nan) if spread is None else spread.transfer(float(s))
+            for spread, s in zip(self.spreads, scale, strict=True)
+        ]
+        return torch.tensor(rows, dtype=torch.float32)
+
+    def measured_mm(self, spacing_mm: Sequence[float]) -> list[float]:
+        """Resolution along each axis, of voxels stored with ``spacing_mm``."""
+        widths = [1.0 if spread is None else spread.thickness for spread in self.spreads]
+        return [float(s / share * w) for s, share, w in zip(spacing_mm, self.shares, widths, strict=True)]
+
+    def sentence(self, spacing_mm: Sequence[float]) -> str:
+        """For people: what was measured, in mm, and who says so."""
+        spread = next((s for s in self.spreads if s is not None and s.profile), None)
+        who = {
+            "told": "as told",
+            "header": "by the header",
+            "image": f"estimated from the image, ± {self.deviation or 0:.2f} at Nyquist",
+            "unknown": "blur not known: the network guesses it",
+        }[self.said_by]
+        kind = f", {spread.profile} profile" if spread is not None else ""
+        stored = " x ".join(f"{s:.2g}" for s in spacing_mm)
+        note = f"voxels {stored} mm" + (": interpolated by the scanner" if min(self.shares) < 1 else "")
+        measured = " x ".join(f"{m:.2g}" for m in self.measured_mm(spacing_mm))
+        return f"measured resolution {measured} mm ({note}){kind}, {who}"
+
+    def record(self, spacing_mm: Sequence[float]) -> dict[str, Any]:
+        """For the JSON record."""
+        return {
+            "sentence": self.sentence(spacing_mm),
+            "said_by": self.said_by,
+            "point_spread": [None if s is None else str(s) for s in self.spreads],
+            "measured_mm": [round(m, 3) for m in self.measured_mm(spacing_mm)],
+            "measured_share": [round(s, 3) for s in self.shares],
+            **({} if self.deviation is None else {"deviation_at_nyquist": self.deviation}),
+        }
+
+
+def _slice_axis(spacing_mm: NDArray[np.float64]) -> int:
+    return int(spacing_mm.argmax()) if spacing_mm.max() > 1.001 * spacing_mm.min() else 2
+
+
+def to_measured(volume: torch.Tensor, grid: Grid, shares: Sequence[float]) -> tuple[torch.Tensor, Grid]:
+    """The scan on the voxels that were measured, without what the scanner put between them.
+
+    Args:
+        volume: [X, Y, Z] on ``grid``.
+        shares: of each axis' band that was measured.
+
+    Returns:
+        A volume of fewer voxels that covers the same field of view, and its grid.
+    """
+    coarse = grid.rescaled([max(round(n * share), 1) / n for n, share in zip(grid.shape, shares, strict=True)])
+    return degrade(volume.float(), coarse.shape, "kspace"), coarse

@@ -1,0 +1,138 @@
+"""How a scan was blurred, found in its own spectra: where its axes differ, and where the scanner interpolated.
+
+Two things can be seen without knowing the anatomy:
+
+- *The edge of what was measured.* Filling k-space with zeros leaves nothing beyond the measured band: the power
+  spectrum of an axis falls off a cliff and stays down (:func:`measured_share`). Anatomy never falls that steeply.
+- *A blur of one axis beside another.* Seen at the same resolution, a head looks alike along its axes. So an axis in the
+  plane is measured again with the slices' distance, by every point spread that comes into question; the right one is
+  that whose spectrum is like the one along the slices, aliasing included (:func:`compare_axes`).
+
+What cannot be seen is the blur of a scan whose axes are all alike: a smooth brain measured sharply and a sharp brain
+measured softly are the same picture. There a header speaks, or nobody does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import fft
+
+from custom_nets.operators.slice_profile import PointSpread, point_spread_matrix
+
+__all__ = ["CANDIDATES", "compare_axes", "measured_share", "power_spectrum"]
+
+CANDIDATES = (
+    *(PointSpread("gaussian", round(0.5 + 0.1 * i, 1)) for i in range(10)),
+    *(PointSpread("box", round(0.6 + 0.1 * i, 1)) for i in range(7)),
+    PointSpread("kspace"),
+    PointSpread("kspace_tukey", 1.0, 0.3),
+    PointSpread("kspace_tukey", 1.0, 0.6),
+    PointSpread("kspace_hamming"),
+    PointSpread("kspace_hann"),
+)
+_BANDS = ((0.15, 0.35), (0.375, 0.625), (0.75, 1.0))  # shares of Nyquist; the first is the reference
+_CLIFF = 8.0  # times that the power falls within _STEP where measuring ended
+_STEP = 0.08
+_LEAST_SHARE = 0.93  # of an axis' band: what is measured of more than this counts as all
+_SPREAD = 0.35  # standard deviation of the log ratio of two axes' power that anatomy alone makes
+_ENOUGH = 1.5  # how many times finer than the slices an axis must be to be compared
+
+
+def power_spectrum(volume: torch.Tensor, axis: int) -> NDArray[np.float64]:
+    """Mean power of the waves along one axis of a volume [X, Y, Z], from none to Nyquist: [n] float64.
+
+    The volume is continued mirrored, so that its two ends make no edge.
+    """
+    waves = fft.dct(volume.numpy().astype(np.float32, copy=False), axis=axis, norm="ortho")
+    others = tuple(a for a in range(3) if a != axis)
+    return np.square(waves, out=waves).mean(axis=others, dtype=np.float64)
+
+
+def measured_share(volume: torch.Tensor, axis: int) -> float:
+    """Share of an axis' band that was measured: below 1 where the scanner filled k-space with zeros.
+
+    Args:
+        volume: [X, Y, Z].
+        axis: 0, 1 or 2.
+
+    Returns:
+        1.0 where there is no edge, or too little to see one (fewer than 48 voxels).
+    """
+    n = volume.shape[axis]
+    if n < 48:
+        return 1.0
+    power = power_spectrum(volume, axis)[1:]
+    width = max(1, round(0.01 * n))
+    smooth = np.convolve(np.pad(power, width, "edge"), np.ones(2 * width + 1) / (2 * width + 1), "valid")
+    half = max(1, round(_STEP / 2 * n))
+    log = np.log(np.maximum(smooth, 1e-12 * smooth.max()))
+    fall = log[: -2 * half] - log[2 * half :]  # at position i + half
+    place = np.arange(len(fall)) + half
+    # nothing comes back beyond an edge, and it lies in the outer part: most scanners at most double
+    quiet = np.array([log[p + half :].max() < log[p - half] - 0.75 * np.log(_CLIFF) for p in place])
+    found = np.flatnonzero((fall > np.log(_CLIFF)) & quiet & (place > 0.2 * n))
+    if len(found) == 0:
+        return 1.0
+    steepest = found[int(np.argmax(fall[found]))]
+    share = float((place[steepest] + 1) / n)
+    return 1.0 if share > _LEAST_SHARE else share
+
+
+def compare_axes(
+    volume: torch.Tensor, spacing_mm: Sequence[float], axis: int, candidates: Sequence[PointSpread] = CANDIDATES
+) -> tuple[PointSpread, float] | None:
+    """The point spread along ``axis``, by comparison with the finer axes beside it.
+
+    Args:
+        volume: [X, Y, Z].
+        spacing_mm: of its voxels along X, Y, Z.
+        axis: the one that is asked about.
+        candidates: point spreads that come into question.
+
+    Returns:
+        The candidate nearest to the mean of all, each weighted by how well it explains the spectra, and the standard
+        deviation of its transfer at Nyquist. None where no axis is 1.5 times finer, or the stack has fewer than 8
+        slices.
+    """
+    if volume.shape[axis] < 8:
+        return None
+    losses = []
+    for other in range(3):
+        scale = float(spacing_mm[axis] / spacing_mm[other])
+        if other == axis or scale < _ENOUGH or volume.shape[other] < 8 * scale:
+            continue
+        third = 3 - axis - other
+        # planes that hold both axes, [planes, other, axis]; every third one tells as much
+        planes = volume.permute(third, other, axis)[:: max(1, volume.shape[third] // 64)].float()
+        losses.append([_unlikeness(planes, scale, spread) for spread in candidates])
+    if not losses:
+        return None
+    scale = float(spacing_mm[axis] / min(spacing_mm))
+    loss = np.mean(losses, axis=0)
+    weights = np.exp(-(loss - loss.min()) / (2 * _SPREAD**2))
+    weights /= weights.sum()
+    transfers = np.array([spread.transfer(scale) for spread in candidates])
+    expected = weights @ transfers
+    nearest = int(np.square(transfers - expected).sum(1).argmin())
+    return candidates[nearest], float(np.sqrt(weights @ np.square(transfers[:, 1] - expected[1])))
+
+
+def _unlikeness(planes: torch.Tensor, scale: float, spread: PointSpread) -> float:
+    """How far the spectra along both axes of planes [P, fine, coarse] are apart when the fine one is measured so."""
+    n = planes.shape[1]
+    m = int(n / scale)
+    centres = (n - m * scale) / 2 + (np.arange(m) + 0.5) * scale - 0.5
+    matrix = point_spread_matrix(n, centres, scale, spread).float()
+    again = torch.matmul(matrix, planes)  # [P, m, coarse]
+    fine, coarse = (_bands(power_spectrum(again, axis)) for axis in (1, 2))
+    ratio = np.log(fine / coarse)
+    return float(np.square(ratio[1:] - ratio[0]).sum())
+
+
+def _bands(power: NDArray[np.float64]) -> NDArray[np.float64]:
+    place = (np.arange(len(power)) + 0.5) / len(power)
+    return np.array([power[(place >= low) & (place < high)].mean() for low, high in _BANDS]) + 1e-12 * power.sum()
