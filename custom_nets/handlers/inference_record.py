@@ -179,7 +179,7 @@ class InferenceRecord:
                 image[:1],
                 output[:1],
                 record,
-                residual=None if residual is None else residual[:1],
+                residual=None if residual is None else residual[0].numpy(),
                 uncertainty=None if uncertainty is None else uncertainty[:1],
                 identity=self.report_identity,
             )

@@ -39,8 +39,10 @@ class RunRecord(InferenceRecord):
         item, result = engine.state.batch, engine.state.output
         self.write(engine, str(item["case"]), result["image"], result["pred"])  # type: ignore[index,call-overload]
 
-    def write(self, engine: Any, case: str, image: AngiographyRun, output: AngiographyRun) -> None:
-        """Picture, page and record of one case."""
+    def write(
+        self, engine: Any, case: str, image: AngiographyRun, output: AngiographyRun, uncertainty: Any = None
+    ) -> None:
+        """Picture, page and record of one case (of a run no uncertainty is known)."""
         path = Path(self.saver.written[case])
         record = self.saver.record_for(case)
         if self.preview:

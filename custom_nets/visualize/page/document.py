@@ -29,7 +29,7 @@ class PageTooLarge(ValueError):
 
 
 def _static(name: str) -> str:
-    return resources.files(__package__).joinpath("static", name).read_text(encoding="utf-8")
+    return resources.files(__package__).joinpath("static").joinpath(name).read_text(encoding="utf-8")
 
 
 def _as_json(content: Any) -> str:
