@@ -168,7 +168,8 @@ class Report:
             "processes": idist.get_world_size(),
             "device": str(engine.state.device) if hasattr(engine.state, "device") else None,
             "versions": environment(),
-            "files": [{"name": name, "path": path, **file_record(path)} for name, path in self.files.items()],
+            # by their hashes: a path can say whose scan it is
+            "files": [{"name": name, **file_record(path)} for name, path in self.files.items()],
             "peak_memory_gib": round(peak_memory_gib(), 2),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.started)),
             "seconds": round(time.time() - self.started, 3),

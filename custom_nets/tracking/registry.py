@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from custom_nets.bundle.folder import WEIGHTS, check_bundle, copy_bundle
 from custom_nets.tracking.client import experiment_id, find_run, open_client, public_uri
 from custom_nets.utils.errors import one_line_errors
-from custom_nets.utils.files import part_path, remove_old_parts, write_json
+from custom_nets.utils.files import is_dead, part_path, process_mark, remove_old_parts, write_json
 from custom_nets.utils.record import environment, file_record, git_revision
 
 if TYPE_CHECKING:
@@ -222,8 +222,13 @@ def _say_where(bundle: Path, target: Path) -> None:
 def _log_bundle(client: MlflowClient, folder: Path, name: str, tags: dict[str, str]) -> Run:
     """A run of its own for a bundle that lies in a folder."""
     check_bundle(folder)
+    experiment = experiment_id(client, _EXPERIMENT)
+    for left in client.search_runs([experiment], "attributes.status = 'RUNNING'"):
+        if is_dead(left.data.tags.get("process", "")):  # its command was killed: nobody will finish it
+            client.set_terminated(left.info.run_id, "KILLED")
     run_name = time.strftime(f"{name}_%Y%m%d_%H%M%S")
-    run = client.create_run(experiment_id(client, _EXPERIMENT), run_name=run_name, tags={"kind": "bundle", **tags})
+    tags = {"kind": "bundle", "process": process_mark(), **tags}
+    run = client.create_run(experiment, run_name=run_name, tags=tags)
     run_id, status = run.info.run_id, "FAILED"
     try:
         for key, value in environment().items():

@@ -26,7 +26,9 @@ __all__ = [
     "data_bytes",
     "new_file",
     "new_folder",
+    "is_dead",
     "part_path",
+    "process_mark",
     "read_json",
     "private_folder",
     "remove_old_parts",
@@ -140,23 +142,35 @@ def remove_private_folders(prefix: str) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _is_left(path: Path, age_s: float, prefix: str = _PART) -> bool:
-    """Whether nobody will finish a part."""
-    try:
-        unchanged_s = time.time() - path.lstat().st_mtime
-    except OSError:
-        return False  # its owner, or somebody who cleans as we do, was faster
-    machine, _, rest = path.name.removeprefix(prefix).partition("-")
-    number = rest.partition("-")[0]
+def process_mark() -> str:
+    """This process among those of all machines, for :func:`is_dead`."""
+    return f"{_machine()}-{os.getpid()}"
+
+
+def is_dead(mark: str) -> bool:
+    """Whether a :func:`process_mark` is that of a process of this machine that has ended."""
+    machine, _, number = mark.partition("-")
     if machine != _machine() or not number.isdecimal():
-        return unchanged_s > age_s
+        return False
     try:
         os.kill(int(number), 0)
     except ProcessLookupError:
         return True
     except (OSError, OverflowError):
         pass  # it lives, and is somebody else's
-    return unchanged_s > _REUSED_S
+    return False
+
+
+def _is_left(path: Path, age_s: float, prefix: str = _PART) -> bool:
+    """Whether nobody will finish a part."""
+    try:
+        unchanged_s = time.time() - path.lstat().st_mtime
+    except OSError:
+        return False  # its owner, or somebody who cleans as we do, was faster
+    mark = "-".join(path.name.removeprefix(prefix).split("-")[:2])
+    if not mark.startswith(f"{_machine()}-"):
+        return unchanged_s > age_s
+    return is_dead(mark) or unchanged_s > _REUSED_S
 
 
 def same_file(a: str | os.PathLike, b: str | os.PathLike) -> bool:

@@ -233,3 +233,56 @@ def test_command_line(registered, tmp_path, capsys):
         registry.main(["fetch", "--name", "nobody", "--output_dir", str(tmp_path), "--tracking_uri", uri])
     with pytest.raises(SystemExit, match=r"error: .*is neither the id of a run"):
         registry.main(["register", "nowhere", "--name", "arssr", "--tracking_uri", uri])
+
+
+# ---- what is fetched is what was registered ----
+
+
+def bundle_artifacts(version: Any, uri: str) -> Path:
+    """Where the registry keeps the files of a version."""
+    run = open_client(uri).get_run(version.run_id)
+    return Path(run.info.artifact_uri.removeprefix("file://")) / "bundle"
+
+
+@pytest.mark.parametrize("change", ["config", "docs", "new file", "weights"])
+def test_a_bundle_that_was_changed_after_registering_is_not_fetched(change, tmp_path):
+    """A config is code."""
+    uri = sqlite_uri(tmp_path)
+    kept = bundle_artifacts(registry.register(str(make_bundle(tmp_path, 1)), "arssr", uri), uri)
+    registry.fetch("arssr", tmp_path / "before", version=1, tracking_uri=uri)
+    if change == "weights":
+        save_checkpoint(kept / WEIGHTS, build_network(ARCH), ARCH)
+    else:
+        name = {"config": "configs/inference.json", "docs": "docs/README.md", "new file": "configs/more.json"}[change]
+        with open(kept / name, "a") as file:
+            file.write("{}" if change == "new file" else "\n")
+    message = said(registry.fetch, "arssr", tmp_path / "out", version=1, tracking_uri=uri, allow_unverified=True)
+    assert "are not those that were registered" in message
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_version_whose_configs_nobody_hashed_is_fetched_only_if_asked(tmp_path):
+    """As version 0.1 registered them."""
+    uri = sqlite_uri(tmp_path)
+    registry.register(str(make_bundle(tmp_path, 1)), "arssr", uri)
+    open_client(uri).delete_model_version_tag("arssr", "1", "files_sha256")
+    message = said(registry.fetch, "arssr", tmp_path / "out", version=1, tracking_uri=uri)
+    assert "--allow_unverified" in message
+    assert registry.fetch("arssr", tmp_path / "out", version=1, tracking_uri=uri, allow_unverified=True).is_dir()
+
+
+def test_a_run_of_a_command_that_was_killed_is_closed(tmp_path):
+    import subprocess
+    import sys
+
+    from custom_nets.utils.files import process_mark
+
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    uri = sqlite_uri(tmp_path)
+    client = open_client(uri, create=True)
+    mark = process_mark().split("-")[0]
+    tags = [{"process": f"{mark}-{ended.pid}"}, {"process": process_mark()}, {"process": "01234567-1"}]
+    runs = [client.create_run(experiment_id(client, "registered_bundles"), tags=one).info.run_id for one in tags]
+    registry.register(str(make_bundle(tmp_path, 1)), "arssr", uri)
+    assert [client.get_run(run).info.status for run in runs] == ["KILLED", "RUNNING", "RUNNING"]
