@@ -119,11 +119,12 @@ class SymmetricMoStDSA(nn.Module):
     in_channels = 1
     takes_context = True  # the frames before and after the pair
     optional_parts = (
+        "trust",
         "layer_motion",
         "layer_seen",
         "layer_share",
         "layer_overlap",
-    )  # which weights of one motion do not have
+    )  # which weights of another kind do not have
 
     def __init__(
         self,
@@ -159,6 +160,12 @@ class SymmetricMoStDSA(nn.Module):
         self.refiner = conv(pair_width + time_width, pair_width)
         self.output = head(pair_width, 8)
         self.correction = head(pair_width, 4)
+        # how much a given motion is believed, from how much nearer it brings the frames, and from its size
+        self.trust = nn.Conv2d(2, 1, 1) if flow else nn.Identity()
+        if flow:
+            nn.init.constant_(self.trust.bias, -4.0)
+            with torch.no_grad():
+                self.trust.weight.copy_(torch.tensor([40.0, 0.0]).reshape(1, 2, 1, 1))
         # further motions: smooth ones, found at 1/8 of the size; how they show; what is taken of them
         more = self.motions > 1
         self.layer_motion = head(w3, 4, std=1e-3, bias=False) if more else nn.Identity()
@@ -209,6 +216,15 @@ class SymmetricMoStDSA(nn.Module):
         if start is not None:
             motion = motion + start.to(motion.dtype)
         return x, motion, self._further_motions(wide, motion)
+
+    def _trusted(self, frames: torch.Tensor, flow_px: torch.Tensor) -> torch.Tensor:
+        """The flow [2B, 2, H, W] where it explains what changes, none of it where it follows noise."""
+        other = swap(frames)
+        still, moved = _around(other - frames), _around(warp(other, flow_px) - frames)
+        nearer = (still - moved) / (still + moved + 1e-3)
+        size = F.avg_pool2d(flow_px.square().sum(1, keepdim=True).sqrt(), 4) / 8
+        share = torch.sigmoid(self.trust(torch.cat([nearer, size], dim=1)))
+        return flow_px * F.interpolate(share, scale_factor=4.0, mode="bilinear", align_corners=False)
 
     def _further_motions(self, features: torch.Tensor, flow_px: torch.Tensor) -> torch.Tensor:
         """[2B, 2 (motions - 1), H/8, W/8]: what moves otherwise nearby may pass here, and what is learned of it."""
@@ -403,7 +419,7 @@ class SymmetricMoStDSA(nn.Module):
         towards: torch.Tensor | None = None
         if self.takes_flow and flow_px is not None:
             sides = self._padded(flow_px).split(2, dim=1)
-            towards = torch.cat([sides[0], sides[1]])
+            towards = self._trusted(frames, torch.cat([sides[0], sides[1]]))
             beyond = warp(beyond, torch.cat([sides[2], sides[3]]))
         features, motion_px, further_px = self.pair(frames, beyond, torch.cat(near), towards)
         pred = self.moments(frames, beyond, features, motion_px, further_px, t)[:, :, :height, :width]
@@ -466,6 +482,11 @@ def _corrections(frames: torch.Tensor, beyond: torch.Tensor) -> torch.Tensor:
     other = beyond - frames
     at_large = _mean(other, 7)
     return torch.cat([_mean(frames, 3) - frames, _mean(frames, 7) - frames, other - at_large, at_large], dim=1)
+
+
+def _around(difference: torch.Tensor) -> torch.Tensor:
+    """[N, 1, H/4, W/4]: mean size of a difference within 14 pixels."""
+    return F.avg_pool2d(F.avg_pool2d(difference.abs(), 4), 7, 1, 3, count_include_pad=False)
 
 
 def _smaller(flow_px: torch.Tensor, factor: int) -> torch.Tensor:

@@ -216,6 +216,7 @@ def test_an_untrained_network_is_what_the_given_flow_makes():
     torch.manual_seed(0)
     network = SymmetricMoStDSA(**ARCH, flow=True, motions=3).eval()
     torch.nn.init.constant_(network.output.bias[:4], 20.0)  # the gate: all follows the motion
+    torch.nn.init.constant_(network.trust.bias, 50.0)
     for motion in (network.bottom_motion, *(level.motion for level in network.levels)):
         torch.nn.init.zeros_(motion.weight)
     frame0, frame1 = (torch.nn.functional.avg_pool2d(x, 5, 1, 2) for x in four(1, (64, 96))[:2])
@@ -223,6 +224,17 @@ def test_an_untrained_network_is_what_the_given_flow_makes():
     for t in (0.25, 0.5):
         wanted = (1 - t) * warp(frame0, t * flow[:, 2:4]) + t * warp(frame1, (1 - t) * flow[:, :2])
         torch.testing.assert_close(network(frame0, frame1, t, flow_px=flow)[:, 0], wanted, rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_flow_that_explains_nothing_is_not_believed():
+    network = SymmetricMoStDSA(**ARCH, flow=True).eval()
+    frame = torch.nn.functional.avg_pool2d(rand(1, 1, 64, 96), 5, 1, 2)
+    flow = torch.zeros(2, 2, 64, 96)
+    flow[0, 0], flow[1, 0] = 4, -4
+    there, elsewhere = torch.cat([frame, torch.roll(frame, 4, 3)]), torch.cat([frame, frame])
+    kept, dropped = (network._trusted(frames, flow)[..., 8:-8] / flow[..., 8:-8] for frames in (there, elsewhere))
+    assert kept[:, 0].mean() > 0.99 and dropped[:, 0].mean() < 0.01
 
 
 @torch.no_grad()
