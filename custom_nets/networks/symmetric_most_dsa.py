@@ -123,7 +123,7 @@ class SymmetricMoStDSA(nn.Module):
         "layer_motion",
         "layer_seen",
         "layer_share",
-        "layer_overlap",
+        "layer_own",
     )  # which weights of another kind do not have
 
     def __init__(
@@ -170,14 +170,14 @@ class SymmetricMoStDSA(nn.Module):
         more = self.motions > 1
         self.layer_motion = head(w3, 4, std=1e-3, bias=False) if more else nn.Identity()
         self.layer_seen = head(time_width, pair_width) if more else nn.Identity()
-        self.layer_share = head(pair_width + time_width, 2) if more else nn.Identity()
-        self.layer_overlap = head(pair_width, 1) if more else nn.Identity()
+        self.layer_share = head(pair_width, 3) if more else nn.Identity()
+        self.layer_own = head(time_width, 2, bias=False) if more else nn.Identity()
 
     # ---- once per pair ----
 
     def pair(
         self, frames: torch.Tensor, beyond: torch.Tensor, nearness: torch.Tensor, flow_px: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """What is known of a pair at every moment.
 
         Args:
@@ -188,7 +188,8 @@ class SymmetricMoStDSA(nn.Module):
 
         Returns:
             features [2B, pair_width, H/2, W/2]; motion [2B, 2, H, W] of own towards other, in pixels, as the middle of
-            the gap sees it; the same of further motions [2B, 2 (motions - 1), H/8, W/8], in pixels of that size.
+            the gap sees it; the same at half of the size [2B, 2, H/2, W/2], in pixels of that size; further motions
+            [2B, 2 (motions - 1), H/8, W/8], in pixels of that size.
         """
         other = swap(torch.cat([frames, beyond], dim=1))
         if flow_px is not None:
@@ -202,35 +203,40 @@ class SymmetricMoStDSA(nn.Module):
             x = encoder(x)
             pyramid.append(x)
         # a place in the middle of the motion is where the other frame's flow towards this one leads to
+        starts: list[torch.Tensor] = []  # at 1/2, 1/4, 1/8 and 1/16
         start = None if flow_px is None else -swap(flow_px)
         if start is not None:
-            x = warp(x, -_smaller(start, 16) / 2)
+            starts.append(_smaller(start, 2))
+            for number in range(3):
+                starts.append(_smaller(starts[number], 2))
+            x = warp(x, -starts[3] / 2)
         x = self.bottom(torch.cat([x, swap(x)], dim=1))
         rest_px = antisymmetric(self.bottom_motion(x))
         wide = x
         for number, level in enumerate(self.levels):
-            x, rest_px = level(pyramid[2 - number], x, rest_px, None if start is None else _smaller(start, 8 >> number))
+            x, rest_px = level(pyramid[2 - number], x, rest_px, None if start is None else starts[2 - number])
             if number == 0:
                 wide = x
-        motion = 2 * F.interpolate(rest_px, scale_factor=2.0, mode="bilinear", align_corners=False)
+        full_px = 2 * F.interpolate(rest_px, scale_factor=2.0, mode="bilinear", align_corners=False)
+        half_px = rest_px
         if start is not None:
-            motion = motion + start.to(motion.dtype)
-        return x, motion, self._further_motions(wide, motion)
+            full_px, half_px = full_px + start, half_px + starts[0]
+        return x, full_px, half_px, self._further_motions(wide, half_px)
 
     def _trusted(self, frames: torch.Tensor, flow_px: torch.Tensor) -> torch.Tensor:
         """The flow [2B, 2, H, W] where it explains what changes, none of it where it follows noise."""
         other = swap(frames)
         still, moved = _around(other - frames), _around(warp(other, flow_px) - frames)
         nearer = (still - moved) / (still + moved + 1e-3)
-        size = F.avg_pool2d(flow_px.square().sum(1, keepdim=True).sqrt(), 4) / 8
+        size = _smaller(flow_px, 4).square().sum(1, keepdim=True).sqrt() / 2
         share = torch.sigmoid(self.trust(torch.cat([nearer, size], dim=1)))
         return flow_px * F.interpolate(share, scale_factor=4.0, mode="bilinear", align_corners=False)
 
     def _further_motions(self, features: torch.Tensor, flow_px: torch.Tensor) -> torch.Tensor:
         """[2B, 2 (motions - 1), H/8, W/8]: what moves otherwise nearby may pass here, and what is learned of it."""
         if self.motions == 1:
-            return flow_px[:, :0, ::8, ::8]
-        here = antisymmetric(_smaller(flow_px, 8).float())
+            return flow_px[:, :0, ::4, ::4]
+        here = antisymmetric(_smaller(flow_px, 4).float())
         most = F.max_pool2d(here, 7, 1, 3)
         least = -F.max_pool2d(-here, 7, 1, 3)
         near = F.avg_pool2d(torch.cat([most, least], dim=1), 3, 1, 1, count_include_pad=False)
@@ -249,7 +255,8 @@ class SymmetricMoStDSA(nn.Module):
         frames: torch.Tensor,
         beyond: torch.Tensor,
         features: torch.Tensor,
-        flow_px: torch.Tensor,
+        full_px: torch.Tensor,
+        half_px: torch.Tensor,
         further_px: torch.Tensor,
         t: torch.Tensor,
     ) -> torch.Tensor:
@@ -257,7 +264,7 @@ class SymmetricMoStDSA(nn.Module):
 
         Args:
             frames, beyond: [2B, 1, H, W].
-            features, flow_px, further_px: from :meth:`pair`.
+            features, full_px, half_px, further_px: from :meth:`pair`.
             t: [B, T] in [0, 1].
 
         Returns:
@@ -268,8 +275,8 @@ class SymmetricMoStDSA(nn.Module):
         corrections = _corrections(frames, beyond)
         ground = _ground(frames) if self.motions > 1 else frames[:0]
 
-        middle = _smaller(antisymmetric(flow_px), 2).chunk(2)[0]
-        once = (frames, flow_px, middle, features, still_seen, corrections, further_px, ground)
+        middle = antisymmetric(half_px).chunk(2)[0]
+        once = (frames, full_px, middle, features, still_seen, corrections, further_px, ground)
         bent = (self.shuffle(still_bent), self.shuffle(moved_bent))
         count = t.shape[1]
         if count == 1 or torch.is_grad_enabled() or frames.device.type != "cpu":
@@ -326,44 +333,41 @@ class SymmetricMoStDSA(nn.Module):
         # what is known of the pair lies in the middle of its motion
         known = warp(_between(features, t), (0.5 - t) * flow_px)
         x = torch.cat([known, self._seen(moved, still_seen, since)], dim=1)
-        if self.motions == 1:
-            x = self.refiner(x)
-            layers = x[:, :0]
-        else:
+        others: list[torch.Tensor] = []
+        seen: list[torch.Tensor] = []
+        x = self.refiner[0](x)
+        if self.motions > 1:
             # the same layers for each further motion: none of them is the first
-            others: list[torch.Tensor] = []
-            seen: list[torch.Tensor] = []
             for number in range(self.motions - 1):
                 further = further_px[:, 2 * number : 2 * number + 2]
                 further = 8 * F.interpolate(further, scale_factor=8.0, mode="bilinear", align_corners=False)
                 others.append(warp(frames, -since * further))
                 seen.append(self._seen(others[number], still_seen, since))
-            x = self.refiner[0](x)
-            for one in seen:
-                x = x + self.layer_seen(one)
-            x = F.leaky_relu(x, 0.1, inplace=True)
-            shares = [self.layer_overlap(x)]
-            for one in seen:
-                shares.append(self.layer_share(torch.cat([x, one], dim=1)))
-            taken = F.interpolate(torch.cat(shares, dim=1), scale_factor=2.0, mode="bilinear", align_corners=False)
-            layers = taken * _layers(moved, others, ground, t).to(taken.dtype)
+            together = seen[0] if self.motions == 2 else seen[0] + seen[1]
+            x = x + self.layer_seen(together)
+        x = F.leaky_relu(x, 0.1, inplace=True)
         # both heads in one convolution: to read x is most of what either costs
         weights = torch.cat([self.output.weight, self.correction.weight])
         offset, share_offset = self.output.bias, self.correction.bias
         assert offset is not None and share_offset is not None
         heads = F.conv2d(x, weights, torch.cat([offset, share_offset]), padding=1)
         picture, share = heads.split([8, 4], dim=1)
+        if self.motions > 1:
+            overlap, layer = self.layer_share(x).split([1, 2], dim=1)
+            share = torch.cat([share, overlap], dim=1)
+            for one in seen:
+                share = torch.cat([share, layer + self.layer_own(one)], dim=1)
         share = F.interpolate(share, scale_factor=2.0, mode="bilinear", align_corners=False)
         gate, residual = self.shuffle(picture.reshape(-1, 2, 4, x.shape[-2], x.shape[-1])).unbind(1)
         still = _between(frames, _bent(t, still_bent))
         follows = _between(moved, _bent(t, moved_bent))
         gate = torch.sigmoid(gate).to(still.dtype)  # frames keep their digits when layers run in half precision
-        correction = _between(corrections, t)
+        offered = _between(corrections, t)
         if self.takes_flow:
-            correction = torch.lerp(correction, _between(moved_corrections, t), gate)
-        residual = residual + (share * correction).sum(1, keepdim=True)
+            offered = torch.lerp(offered, _between(moved_corrections, t), gate)
         if self.motions > 1:
-            residual = residual + layers.sum(1, keepdim=True)
+            offered = torch.cat([offered, _layers(moved, others, ground, t)], dim=1)
+        residual = residual + (share * offered).sum(1, keepdim=True)
         return torch.lerp(still, follows, gate) + t * (1 - t) * residual
 
     # ---- all of it ----
@@ -421,8 +425,8 @@ class SymmetricMoStDSA(nn.Module):
             sides = self._padded(flow_px).split(2, dim=1)
             towards = self._trusted(frames, torch.cat([sides[0], sides[1]]))
             beyond = warp(beyond, torch.cat([sides[2], sides[3]]))
-        features, motion_px, further_px = self.pair(frames, beyond, torch.cat(near), towards)
-        pred = self.moments(frames, beyond, features, motion_px, further_px, t)[:, :, :height, :width]
+        known = self.pair(frames, beyond, torch.cat(near), towards)
+        pred = self.moments(frames, beyond, *known, t)[:, :, :height, :width]
         pred = pred.reshape(b, t.shape[1], 1, height, width)
         return pred[:, :, 0] if as_channels else pred
 
@@ -464,8 +468,8 @@ class _FramesAsChannels(SymmetricMoStDSA):
         frames = self._padded(torch.cat([frame0, frame1]))
         # no frames beyond the pair: its own stand in, with nearness 0
         near = torch.zeros(2 * b, dtype=image.dtype, device=image.device)
-        features, flow_px, further_px = self.pair(frames, frames, near)
-        pred = self.moments(frames, frames, features, flow_px, further_px, t.reshape(1, -1).expand(b, -1))
+        known = self.pair(frames, frames, near)
+        pred = self.moments(frames, frames, *known, t.reshape(1, -1).expand(b, -1))
         return pred[:, :, :height, :width].reshape(b, -1, height, width)
 
     def __prepare_scriptable__(self) -> nn.Module:

@@ -301,9 +301,9 @@ def test_odd_sizes_are_their_padded_pictures(net):
         ((rand(1, 1, 32, 32), rand(1, 1, 32, 30)), "frames differ in shape"),
         ((rand(1, 1, 32, 32), rand(2, 1, 32, 32)), "frames differ in shape"),
         ((rand(1, 1, 32, 32), rand(1, 1, 32, 32), 0.5, rand(1, 1, 16, 16)), "frames differ in shape"),
-        ((rand(1, 1, 32, 32), rand(1, 1, 32, 32), 1.5), "between 0 and 1"),
-        ((rand(1, 1, 32, 32), rand(1, 1, 32, 32), [0.5, -0.1]), "between 0 and 1"),
-        ((rand(1, 1, 32, 32), rand(1, 1, 32, 32), [float("nan")]), "between 0 and 1"),
+        ((rand(1, 1, 32, 32), rand(1, 1, 32, 32), 1.5), "timesteps must lie from 0"),
+        ((rand(1, 1, 32, 32), rand(1, 1, 32, 32), [0.5, -0.1]), "timesteps must lie from 0"),
+        ((rand(1, 1, 32, 32), rand(1, 1, 32, 32), [float("nan")]), "timesteps must lie from 0"),
     ],
 )
 def test_bad_inputs(net, arguments, message):
