@@ -160,12 +160,12 @@ class SymmetricMoStDSA(nn.Module):
         self.refiner = conv(pair_width + time_width, pair_width)
         self.output = head(pair_width, 8)
         self.correction = head(pair_width, 4)
-        # how much a given motion is believed, from how much nearer it brings the frames, and from its size
-        self.trust = nn.Conv2d(2, 1, 1) if flow else nn.Identity()
+        # how much a given motion is believed: where it brings the frames nearer, is the same both ways, and goes on
+        self.trust = nn.Conv2d(3, 1, 1) if flow else nn.Identity()
         if flow:
-            nn.init.constant_(self.trust.bias, -4.0)
+            nn.init.constant_(self.trust.bias, -0.5)
             with torch.no_grad():
-                self.trust.weight.copy_(torch.tensor([40.0, 0.0]).reshape(1, 2, 1, 1))
+                self.trust.weight.copy_(torch.tensor([30.0, -4.0, -8.0]).reshape(1, 3, 1, 1))
         # further motions: smooth ones, found at 1/8 of the size; how they show; what is taken of them
         more = self.motions > 1
         self.layer_motion = head(w3, 4, std=1e-3, bias=False) if more else nn.Identity()
@@ -223,14 +223,25 @@ class SymmetricMoStDSA(nn.Module):
             full_px, half_px = full_px + start, half_px + starts[0]
         return x, full_px, half_px, self._further_motions(wide, half_px)
 
-    def _trusted(self, frames: torch.Tensor, flow_px: torch.Tensor) -> torch.Tensor:
-        """The flow [2B, 2, H, W] where it explains what changes, none of it where it follows noise."""
-        other = swap(frames)
-        still, moved = _around(other - frames), _around(warp(other, flow_px) - frames)
-        nearer = (still - moved) / (still + moved + 1e-3)
-        size = _smaller(flow_px, 4).square().sum(1, keepdim=True).sqrt() / 2
-        share = torch.sigmoid(self.trust(torch.cat([nearer, size], dim=1)))
-        return flow_px * F.interpolate(share, scale_factor=4.0, mode="bilinear", align_corners=False)
+    def _trusted(self, frames: torch.Tensor, towards: torch.Tensor, nearness: torch.Tensor) -> torch.Tensor:
+        """Share [2B, 1, H, W] of the given flow that is used: noise and contrast that comes have one without a motion.
+
+        Args:
+            frames: [2B, 1, H, W].
+            towards: [2B, 4, H, W], flow to the other frame and to the frame beyond.
+            nearness: [2B].
+        """
+        flow, back = towards.split(2, dim=1)
+        seen = warp(torch.cat([swap(frames), swap(flow)], dim=1), flow)
+        still, moved = _around(swap(frames) - frames), _around(seen[:, :1] - frames)
+        nearer = ((still - moved) / (still + moved + 1e-3)).clamp(max=0.3)
+        near = nearness.to(flow.dtype)[:, None, None, None]
+        size, back_size = _around(_length(flow)), _around(_length(back))
+        both_ways = _around(_length(flow + seen[:, 1:])) / (size + swap(size) + 0.3)
+        goes_on = _around(_length(flow + near * back)) / (size + near * back_size + 0.3)
+        goes_on = torch.where(near > 0, goes_on, torch.full_like(goes_on, 0.3))
+        share = torch.sigmoid(self.trust(torch.cat([nearer, both_ways, goes_on], dim=1)))
+        return F.interpolate(share, scale_factor=4.0, mode="bilinear", align_corners=False)
 
     def _further_motions(self, features: torch.Tensor, flow_px: torch.Tensor) -> torch.Tensor:
         """[2B, 2 (motions - 1), H/8, W/8]: what moves otherwise nearby may pass here, and what is learned of it."""
@@ -423,8 +434,10 @@ class SymmetricMoStDSA(nn.Module):
         towards: torch.Tensor | None = None
         if self.takes_flow and flow_px is not None:
             sides = self._padded(flow_px).split(2, dim=1)
-            towards = self._trusted(frames, torch.cat([sides[0], sides[1]]))
-            beyond = warp(beyond, torch.cat([sides[2], sides[3]]))
+            given = torch.cat([torch.cat([sides[0], sides[2]], dim=1), torch.cat([sides[1], sides[3]], dim=1)])
+            given = given * self._trusted(frames, given, torch.cat(near))
+            towards = given[:, :2]
+            beyond = warp(beyond, given[:, 2:])
         known = self.pair(frames, beyond, torch.cat(near), towards)
         pred = self.moments(frames, beyond, *known, t)[:, :, :height, :width]
         pred = pred.reshape(b, t.shape[1], 1, height, width)
@@ -488,9 +501,14 @@ def _corrections(frames: torch.Tensor, beyond: torch.Tensor) -> torch.Tensor:
     return torch.cat([_mean(frames, 3) - frames, _mean(frames, 7) - frames, other - at_large, at_large], dim=1)
 
 
-def _around(difference: torch.Tensor) -> torch.Tensor:
-    """[N, 1, H/4, W/4]: mean size of a difference within 14 pixels."""
-    return F.avg_pool2d(F.avg_pool2d(difference.abs(), 4), 7, 1, 3, count_include_pad=False)
+def _around(values: torch.Tensor) -> torch.Tensor:
+    """[N, 1, H/4, W/4]: mean size of values within 14 pixels."""
+    return F.avg_pool2d(F.avg_pool2d(values.abs(), 4), 7, 1, 3, count_include_pad=False)
+
+
+def _length(flow_px: torch.Tensor) -> torch.Tensor:
+    """[N, 1, H, W] of vectors [N, 2, H, W]."""
+    return (flow_px.square().sum(1, keepdim=True) + 1e-6).sqrt()
 
 
 def _smaller(flow_px: torch.Tensor, factor: int) -> torch.Tensor:

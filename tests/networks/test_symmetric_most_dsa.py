@@ -230,11 +230,19 @@ def test_an_untrained_network_is_what_the_given_flow_makes():
 def test_a_flow_that_explains_nothing_is_not_believed():
     network = SymmetricMoStDSA(**ARCH, flow=True).eval()
     frame = torch.nn.functional.avg_pool2d(rand(1, 1, 64, 96), 5, 1, 2)
-    flow = torch.zeros(2, 2, 64, 96)
-    flow[0, 0], flow[1, 0] = 4, -4
+    flow = torch.zeros(2, 4, 64, 96)  # to the other frame, and back to the one beyond: by 4 pixels each
+    flow[0, 0], flow[1, 0], flow[0, 2], flow[1, 2] = 4, -4, -4, 4
+    stops = flow * torch.tensor([1.0, 1, -1, 1]).reshape(1, 4, 1, 1)
     there, elsewhere = torch.cat([frame, torch.roll(frame, 4, 3)]), torch.cat([frame, frame])
-    kept, dropped = (network._trusted(frames, flow)[..., 8:-8] / flow[..., 8:-8] for frames in (there, elsewhere))
-    assert kept[:, 0].mean() > 0.99 and dropped[:, 0].mean() < 0.01
+    near = torch.ones(2)
+
+    def share(*arguments):
+        return float(network._trusted(*arguments)[..., 8:-8].mean())
+
+    assert share(there, flow, near) > 0.95
+    assert share(there, flow, 0 * near) > 0.9, "nothing is known beyond"
+    assert share(elsewhere, flow, near) < 0.05
+    assert share(there, stops, near) < share(there, flow, near) - 0.2, "motion goes on"
 
 
 @torch.no_grad()
