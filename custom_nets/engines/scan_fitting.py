@@ -8,6 +8,7 @@ Everything random follows from the seed and the epoch's number, so a fit that wa
 from __future__ import annotations
 
 import hashlib
+import inspect
 import logging
 import math
 import os
@@ -41,6 +42,9 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+_SHORT = 40  # epochs of a fit that only compares
+_FOLD = 6  # one of so many views is held out there
 
 
 def acquisition_fingerprint(acquisition: Any) -> str:
@@ -429,8 +433,11 @@ class ScanFitting:
         if earlier is None:
             support = support or vessel_support(kept, device)
             noise, attenuation = support.noise, support.attenuation
+            chosen = self._choose(network, kept, support, device)
             network.bind(ScanGrid.of(acquisition, attenuation), support.voxels, support.mean, self.seed)
         else:
+            for name, value in earlier["network"]["arguments"].items():
+                setattr(network, name, value)  # what was left to the scan is chosen
             network.restore(earlier["network"], device)
             noise, attenuation = earlier["noise"], earlier["network"]["grid"]["attenuation"]
         self.noise = noise
@@ -441,7 +448,9 @@ class ScanFitting:
         for schedule in self.schedules:
             schedule.attach(engine)
         before_s = 0.0
-        if earlier is not None:
+        if earlier is None:
+            engine.curve.notes += chosen
+        else:
             engine.optimizer.load_state_dict(earlier["optimizer"])
             engine.state.epoch = earlier["epoch"]
             engine.state.iteration = earlier["epoch"] * len(loader)
@@ -464,6 +473,27 @@ class ScanFitting:
         if state_path is not None:
             state_path.unlink(missing_ok=True)
         return engine.curve
+
+    def _choose(self, network: AttenuationField, scan: Any, support: VesselSupport, device: Any) -> list[str]:
+        """Settle what the network leaves to the scan: what predicts views best that a short fit has not seen."""
+        candidates = network.candidates()
+        if not candidates:
+            return []
+        short = ScanFitting(**{**self._arguments(), "max_epochs": min(self.max_epochs, _SHORT), "progress": False})
+        short.held_out, short.patience = max(1, len(scan) // _FOLD), 1 << 30
+        found = []
+        for candidate in candidates:
+            trial = type(network)(**{**network.arguments(), **candidate})
+            curve = short.fit(trial, scan, device, support=support)
+            found.append(curve.held_out[max(curve.held_out)])
+        best = candidates[int(np.argmin(found))]
+        for name, value in best.items():
+            setattr(network, name, value)
+        tried = ", ".join(f"{c}: {e:.3f}" for c, e in zip(candidates, found, strict=True))
+        return [f"chosen by error of {short.held_out} views that a short fit has not seen: {best} ({tried})"]
+
+    def _arguments(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def _divided(self, acquisition: Any) -> tuple[Any, Any]:
         if not self.held_out:

@@ -12,6 +12,8 @@ Gamma variate: Thompson HK et al., Indicator transit time considered as a gamma 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -46,28 +48,34 @@ class BolusAtoms(AttenuationField):
 
     Args:
         num_atoms: K.
-        injection_s: length of the injection.
+        injection_s: length of the injection; None: one of :attr:`injections_s` that predicts views best which a first,
+            short fit has not seen (see :meth:`candidates`).
         time_constant_s: of the gamma variate that smears it, see :func:`bolus_curves`.
         first_arrival_s: of the first atom, before the first frame, as vessels may be filled by then.
         blob_voxels: width of a blob in voxels; 0: a voxel each.
+
+    Attributes:
+        injections_s: lengths to choose from.
 
     Shape:
         ``coefficients``: [M, K], in 1/mm.
     """
 
+    injections_s = (1.0, 1.5, 2.0, 2.5, 3.0)
+
     def __init__(
         self,
-        num_atoms: int = 10,
-        injection_s: float = 2.0,
-        time_constant_s: float = 0.25,
+        num_atoms: int = 12,
+        injection_s: float | None = None,
+        time_constant_s: float = 0.3,
         first_arrival_s: float = -1.0,
-        blob_voxels: float = 0.6,
+        blob_voxels: float = 0.5,
     ) -> None:
         super().__init__()
-        if num_atoms < 1 or injection_s <= 0 or time_constant_s <= 0 or blob_voxels < 0:
+        if num_atoms < 1 or (injection_s is not None and injection_s <= 0) or time_constant_s <= 0 or blob_voxels < 0:
             raise ValueError(
                 "bolus atoms need num_atoms >= 1, injection_s > 0, time_constant_s > 0 and blob_voxels >= 0, got "
-                f"{num_atoms}, {injection_s:g}, {time_constant_s:g}, {blob_voxels:g}."
+                f"{num_atoms}, {injection_s}, {time_constant_s:g}, {blob_voxels:g}."
             )
         self.num_atoms = num_atoms
         self.injection_s = injection_s
@@ -77,6 +85,10 @@ class BolusAtoms(AttenuationField):
         self.coefficients = nn.Parameter(torch.zeros(0, num_atoms))
         self.blobs: SparseMap | None = None
 
+    def candidates(self) -> list[dict[str, Any]]:
+        """Give what else to make the field with where that is left to the scan; the fit chooses."""
+        return [] if self.injection_s is not None else [{"injection_s": length} for length in self.injections_s]
+
     def make_parameters(self, mean: torch.Tensor, generator: torch.Generator) -> None:
         _, grid = self.bound()
         self.coefficients = nn.Parameter(torch.zeros(len(self.voxels), self.num_atoms, device=self.voxels.device))
@@ -84,6 +96,8 @@ class BolusAtoms(AttenuationField):
 
     def curves(self, time_s: torch.Tensor) -> torch.Tensor:
         """Give the atoms over time, [B, K]."""
+        if self.injection_s is None:
+            raise RuntimeError("injection_s is left to the scan: let a fit choose it, or give a length in s.")
         _, grid = self.bound()
         # an atom that begins in the last tenth of a scan is seen by too few frames
         last = 0.9 * grid.duration_s

@@ -215,7 +215,7 @@ class TOGS(AttenuationField):
         precision = torch.linalg.inv(wider)
         size = torch.tensor(shape, device=self.mean.device)
         place = self.mean / spacing + (size - 1) / 2  # [N, 3]
-        reach = (_REACH * wider.diagonal(dim1=1, dim2=2).sqrt() / spacing).amax(1).ceil().long()  # [N]
+        reach = (1.25 * _REACH * wider.diagonal(dim1=1, dim2=2).sqrt() / spacing).amax(1).ceil().long()  # [N]
         rows, columns, values = [], [], []
         for k in torch.unique(reach).tolist():
             members = (reach == k).nonzero()[:, 0]

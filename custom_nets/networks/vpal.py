@@ -12,6 +12,8 @@ primitives, ACM Trans Graph 41(4), 2022, https://arxiv.org/abs/2201.05989. Writt
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -54,39 +56,75 @@ class HashEncoding(nn.Module):
             table.data = ((torch.rand(table.shape, generator=generator) * 2 - 1) * 1e-4).to(table.device)
 
     def corners(self, points: torch.Tensor, level: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Entries [P, 2^dims] of the table around points, and their weights."""
-        cells, size, dims = self.cells[level], self.sizes[level], points.shape[1]
-        place = points.clamp(0, 1) * cells
-        base = place.floor().clamp(max=cells - 1).long()  # [P, dims]
-        share = place - base
-        entry = base.new_zeros(len(points), 1)
-        weight = share.new_ones(len(points), 1)
-        for axis in range(dims):
-            both = torch.stack([base[:, axis], base[:, axis] + 1], 1)  # [P, 2]
-            part = both * (cells + 1) ** axis if self.dense[level] else both * _PRIMES[axis]
-            merged = entry[:, :, None] + part[:, None] if self.dense[level] else entry[:, :, None] ^ part[:, None]
-            entry = merged.flatten(1)  # [P, 2^(axis + 1)]
-            shares = torch.stack([1 - share[:, axis], share[:, axis]], 1)
-            weight = (weight[:, :, None] * shares[:, None]).flatten(1)
-        return (entry if self.dense[level] else entry & (size - 1)), weight
+        """Numbers [P, 2^d] of the corners around points [P, d], before they are cut to the table, and their weights.
 
-    def forward(self, points: torch.Tensor, remember: bool = False) -> torch.Tensor:
-        if remember:  # points that never change, such as a scan's voxels
-            if self._remembered is None or self._remembered[0] is not points:
-                self._remembered = points, [self.corners(points, level) for level in range(self.levels)]
-            corners = self._remembered[1]
-        else:
-            corners = [self.corners(points, level) for level in range(self.active)]
-        found = [_lookup(table, *corners[level]) for level, table in enumerate(self.tables[: self.active])]
+        With one dimension less than the encoding has, the last one is still to come.
+        """
+        cells = self.cells[level]
+        place = points.clamp(0, 1) * cells
+        base = place.floor().clamp(max=cells - 1).long()  # [P, d]
+        share = place - base
+        number = base.new_zeros(len(points), 1)
+        weight = share.new_ones(len(points), 1)
+        for axis in range(points.shape[1]):
+            part = torch.stack([base[:, axis], base[:, axis] + 1], 1)[:, None]  # [P, 1, 2]
+            number = self._joined(number[:, :, None], part, axis, level).flatten(1)  # [P, 2^(axis + 1)]
+            weight = (weight[:, :, None] * torch.stack([1 - share[:, axis], share[:, axis]], 1)[:, None]).flatten(1)
+        return number, weight
+
+    def _joined(self, number: torch.Tensor, index: torch.Tensor, axis: int, level: int) -> torch.Tensor:
+        if self.dense[level]:
+            return number + index * (self.cells[level] + 1) ** axis
+        return number ^ (index * _PRIMES[axis])
+
+    def forward(self, points: torch.Tensor, time: torch.Tensor | None = None) -> torch.Tensor:
+        """Encode points; those of the call before are remembered, as a scan's voxels never change.
+
+        Args:
+            points: [P, dims], or [P, dims - 1] with ``time``.
+            time: one number in 0 .. 1, the last coordinate of all points.
+        """
+        if self._remembered is None or self._remembered[0] is not points:
+            self._remembered = points, [self.corners(points, level) for level in range(self.levels)]
+        found = []
+        for level, table in enumerate(self.tables[: self.active]):
+            number, weight = self._remembered[1][level]
+            if time is not None:
+                place = time.clamp(0, 1) * self.cells[level]
+                base = place.floor().clamp(max=self.cells[level] - 1)
+                share, base = place - base, base.long()
+                number = torch.cat([self._joined(number, base + k, self.dims - 1, level) for k in (0, 1)], 1)
+                weight = torch.cat([weight * (1 - share), weight * share], 1)
+            if not self.dense[level]:
+                number = number & (self.sizes[level] - 1)
+            found.append(_lookup(table, number, weight))
         silent = (self.levels - self.active) * self.features  # levels to come are zero
         return F.pad(torch.cat(found, dim=1), (0, silent))
 
 
-def _lookup(table: torch.Tensor, entry: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Weighted sum of table entries, [P, features]."""
-    if table.is_meta or entry.is_meta:
-        return (table[entry] * weight[..., None]).sum(1)
-    return F.embedding_bag(entry, table, per_sample_weights=weight.to(table.dtype), mode="sum")
+class _Lookup(torch.autograd.Function):
+    """Weighted sum of table entries; PyTorch's own (``embedding_bag``) is ten times as slow backwards."""
+
+    @staticmethod
+    def forward(ctx: Any, table: torch.Tensor, entry: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        ctx.save_for_backward(entry, weight)
+        ctx.size = len(table)
+        if table.is_meta or entry.is_meta:
+            return (table[entry] * weight[..., None]).sum(1)
+        return F.embedding_bag(entry, table, per_sample_weights=weight.to(table.dtype), mode="sum")
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
+        entry, weight = ctx.saved_tensors
+        columns = []
+        for feature in grad.T:  # a histogram for each is the fastest sum into a table there is
+            amount = (weight * feature[:, None]).flatten()
+            total = amount.new_zeros(ctx.size)
+            columns.append(total.index_add_(0, entry.flatten(), amount))
+        return torch.stack(columns, dim=1), None, None
+
+
+_lookup = _Lookup.apply
 
 
 def _perceptron(inputs: int, width: int, hidden: int) -> nn.Sequential:
@@ -172,19 +210,18 @@ class VPAL(AttenuationField):
     def vessel_probability(self) -> torch.Tensor:
         """p at the voxels, [M]."""
         encoding, perceptron = self.probability
-        return torch.sigmoid(perceptron(encoding(self.points, remember=True)))[:, 0]
+        return torch.sigmoid(perceptron(encoding(self.points)))[:, 0]
 
     def attenuation(self, time_s: torch.Tensor) -> torch.Tensor:
         _, grid = self.bound()
         p = self.vessel_probability()  # [M]
         self._mean_probability = p.mean()
         encoding, perceptron = self.still
-        still = self._attenuation(perceptron(encoding(self.points, remember=True)))[:, 0]  # [M]
+        still = self._attenuation(perceptron(encoding(self.points)))[:, 0]  # [M]
         encoding, perceptron = self.moving
         moving = []
         for time in time_s.float() / max(grid.duration_s, 1e-9):
-            points = torch.cat([self.points, time.expand(len(self.points), 1)], 1)  # type: ignore[list-item, arg-type]
-            moving.append(self._attenuation(perceptron(encoding(points)))[:, 0])
+            moving.append(self._attenuation(perceptron(encoding(self.points, time)))[:, 0])
         return (1 - p) * still + p * torch.stack(moving)  # [B, M]
 
     def regularization(self) -> torch.Tensor:

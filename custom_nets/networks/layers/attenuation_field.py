@@ -112,6 +112,10 @@ class AttenuationField(nn.Module):
         """What the loss adds for what the parameters should be like; 0 where the method has nothing."""
         return self.voxels.new_zeros((), dtype=torch.float32)
 
+    def candidates(self) -> list[dict[str, Any]]:
+        """Arguments to choose from for each scan, by views that a short fit has not seen; [] where all are given."""
+        return []
+
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """Groups for the optimizer, with their own rates where the method has them."""
         return [{"params": list(self.parameters()), "lr": learning_rate}]
