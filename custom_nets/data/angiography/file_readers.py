@@ -63,9 +63,13 @@ def page_count(file: Path) -> int:
     """Pictures in a file: of a TIFF its pages, otherwise 1 (a damaged one is refused when it is read)."""
     if file.suffix.lower() not in (".tif", ".tiff"):
         return 1
-    import cv2
+    import tifffile
 
-    return int(cv2.imcount(str(file)))
+    try:
+        with tifffile.TiffFile(file) as tiff:
+            return len(tiff.pages)
+    except (tifffile.TiffFileError, OSError, ValueError):
+        return 1
 
 
 def read_pictures(
