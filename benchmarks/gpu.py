@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -396,8 +397,14 @@ def _attempt(way: Way, precision: str, compiled: bool, device: torch.device, *de
         return {**name, "failed": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]}
 
 
-def run(device: torch.device, sizes: Sizes, compiling: bool = True, max_minutes: float | None = None) -> dict[str, Any]:
-    """All rows; those for which there was no time are named."""
+def run(
+    device: torch.device,
+    sizes: Sizes,
+    compiling: bool = True,
+    max_minutes: float | None = None,
+    save: Callable[[dict[str, Any]], None] = lambda found: None,
+) -> dict[str, Any]:
+    """All rows; those for which there was no time are named. What is there is saved after each: it may be stopped."""
     ends = time.monotonic() + 60 * max_minutes if max_minutes else float("inf")
     rates = matmul_rates(device, sizes.matmul)
     rows: list[dict[str, Any]] = []
@@ -407,6 +414,9 @@ def run(device: torch.device, sizes: Sizes, compiling: bool = True, max_minutes:
     plans: list[tuple[Way, str, bool]] = [(w, p, False) for w in ways if w.name == "ours" for p in PRECISIONS]
     plans += [(w, p, False) for w in ways if w.name != "ours" for p in PRECISIONS]
     plans += [(w, p, True) for w in ways if w.compiles and compiling for p in ("float32", "bfloat16")]
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    found: dict[str, Any] = {"device": name, "matmul_tflop_per_second": rates, "rows": rows, "left_out": left_out}
+    found["environment"] = environment()
     outputs: dict[str, torch.Tensor] = {}
     flops: dict[tuple[str, str], float] = {}
     for way, precision, compiled in plans:
@@ -424,15 +434,10 @@ def run(device: torch.device, sizes: Sizes, compiling: bool = True, max_minutes:
                 wanted = outputs.setdefault(way.task, output)
                 row["difference"] = float((output - wanted).abs().max() / (wanted.max() - wanted.min()).clamp(min=1e-9))
         rows.append(row)
+        save(found)
     rows += largest_volume(sizes, device, ends, rates["bfloat16"])
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    return {
-        "device": name,
-        "matmul_tflop_per_second": rates,
-        "rows": rows,
-        "left_out": left_out,
-        "environment": environment(),
-    }
+    save(found)
+    return found
 
 
 def table(found: dict[str, Any]) -> str:
@@ -472,10 +477,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         raise SystemExit("error: no CUDA device here; --device cpu --tiny shows that the benchmark runs.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = run(device, TINY if options.tiny else Sizes(), not options.no_compile, options.max_minutes)
+        sizes = TINY if options.tiny else Sizes()
+        save = partial(write_json, options.json) if options.json else lambda found: None
+        found = run(device, sizes, not options.no_compile, options.max_minutes, save)
     print(table(found))
-    if options.json:
-        write_json(options.json, found)
     return found
 
 

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -26,8 +28,9 @@ from typing import Any
 import torch
 from monai.bundle import ConfigWorkflow
 
+from benchmarks.gpu import table
 from custom_nets import bundle_root
-from custom_nets.utils.files import write_json
+from custom_nets.utils.files import write_json, write_text
 from custom_nets.utils.record import environment
 
 BUNDLES = ("arssr", "most_dsa", "transmrsr")
@@ -104,7 +107,9 @@ class Session:
         arguments += ["--json", str(self.output_dir / "gpu.json"), "--max_minutes", str(0.8 * limit / 60)]
         if self.options.tiny:
             arguments += ["--tiny", "--no_compile"]
-        self.command("benchmark", arguments, "gpu.md", limit)
+        self.command("benchmark", arguments, "benchmark.txt", limit)
+        if (found := self.output_dir / "gpu.json").is_file():  # also when it was stopped
+            write_text(self.output_dir / "gpu.md", table(json.loads(found.read_text())) + "\n")
 
     def simulate(self) -> list[subprocess.Popen]:
         """Start to simulate runs, in as many processes as there are processors; they work beside the other steps."""
@@ -154,6 +159,9 @@ class Session:
             **(TINY[self.options.train] if self.options.tiny else {}),
             **self.options.option,
         }
+        if self.options.train == "most_dsa" and importlib.util.find_spec("cv2") is None:
+            print("opencv is not installed: most_dsa is trained without the motion that it finds (flow_prob None).")
+            given.setdefault("flow_prob", None)
         try:
             workflow = ConfigWorkflow([str(path) for path in files], workflow_type="train", **given)
             workflow.initialize()

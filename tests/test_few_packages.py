@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCRIPT = """
 import sys
@@ -47,6 +49,7 @@ ABSENT = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_training_and_gpu_tests_import_nothing_else():
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     script = SCRIPT.replace("{ABSENT}", repr(ABSENT))

@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 FEW = "forward and (Symmetric or BrainPrior) or implicit_on or frames and SymmetricMoStDSA or adversarial"
 
 
+@pytest.mark.slow
 def test_they_run():
     environment = {**os.environ, "GPU_TESTS_DEVICE": "cpu", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-m", "pytest", "tests/gpu", "-p", "no:cacheprovider", "-k", FEW]

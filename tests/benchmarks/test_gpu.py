@@ -39,7 +39,9 @@ def test_a_way_that_fails_and_a_time_that_is_over(monkeypatch):
     for of in ("most_dsa_ways", "transmrsr_ways"):
         monkeypatch.setattr(gpu, of, lambda sizes, device: [])
     monkeypatch.setattr(gpu, "arssr_ways", lambda sizes, device: [gpu.Way("task", "ours", broken)])
-    found = gpu.run(torch.device("cpu"), gpu.TINY)
+    saved: list[int] = []
+    found = gpu.run(torch.device("cpu"), gpu.TINY, save=lambda found: saved.append(len(found["rows"])))
+    assert saved[:3] == [1, 2, 3], "what is measured is kept, whatever comes after it"
     assert found["rows"][0]["failed"] == "MemoryError: no room" and "MemoryError" in gpu.table(found)
     found = gpu.run(torch.device("cpu"), gpu.TINY, max_minutes=1e-9)
     assert found["rows"] == [] and len(found["left_out"]) == 3
@@ -74,6 +76,7 @@ def test_larger_configurations(bundle):
     assert sizes[1] > 1.5 * sizes[0]
 
 
+@pytest.mark.slow
 def test_session(tmp_path, monkeypatch):
     """Checks, benchmark and a training of arssr, in this order; the training has what the others left."""
     data = feeding.make_tiny_data(tmp_path)["arssr"]
@@ -88,8 +91,8 @@ def test_session(tmp_path, monkeypatch):
     options = ["--minutes", "0.5", "--train", "arssr", "--dataset_dir", str(data), "--output_dir", str(out)]
     gpu_session.main([*options, "--device", "cpu", "--tiny", "--option", "seed=3", "validation_fraction=0.5"])
     checks, benchmark, training = json.loads((out / "session.json").read_text())["steps"]
-    assert "stopped after" in checks["result"] and "status 3, see gpu.md" in benchmark["result"]
-    assert (out / "gpu.md").read_text() == "table\n"
+    assert "stopped after" in checks["result"] and "status 3, see benchmark.txt" in benchmark["result"]
+    assert (out / "benchmark.txt").read_text() == "table\n"
     assert training["result"] == "done" and training["iterations"] > 0 and "psnr_db" in training["last"]
     state = torch.load(out / "training" / "checkpoint.pt", weights_only=True)
     assert state["time_budget"]["seconds"] < 30 and state["optimizer"]["param_groups"][0]["lr"] == 0
