@@ -133,6 +133,12 @@ def write_xa_run(
         patient="SIMULATED^RUN",
         series_description=description,
     )
+    # as exact as decimal strings can be: both files of a scan are to make the same volume
+    angles = np.asarray(primary_deg, dtype=np.float64)
+    dataset.PositionerPrimaryAngle = decimal(angles[0])
+    dataset.PositionerPrimaryAngleIncrement = [decimal(step) for step in np.diff(angles, prepend=angles[0])]
+    if "FrameTime" in dataset:
+        dataset.FrameTime = decimal(1000 * (times_s[-1] - times_s[0]) / (len(times_s) - 1))
     if relationship == "LOG":
         dataset.RescaleSlope = decimal(1 / _LOG_SCALE)
     dataset.SeriesNumber = dataset.AcquisitionNumber = series_number

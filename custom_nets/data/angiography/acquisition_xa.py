@@ -21,7 +21,7 @@ from custom_nets.data.angiography.views import Acquisition, default_volume
 from custom_nets.data.angiography.xa_reader import read_xa, run_headers
 from custom_nets.data.angiography.xa_times import anywhere, clock
 from custom_nets.data.dicom.files import dicom_files
-from custom_nets.geometry.cone_beam import SeenFrom, positioner_trajectory
+from custom_nets.geometry.cone_beam import ConeBeam, SeenFrom, positioner_trajectory
 
 __all__ = ["XAOptions", "read_xa_acquisition", "rotational_pair", "turning_angles"]
 
@@ -42,8 +42,8 @@ class XAOptions:
         sad_mm, sid_mm: source to isocentre, source to detector.
         pixel_mm: edge of a pixel at the detector, one or (between rows, between columns).
         offset_mm: (along columns, along rows) from where the central ray meets the detector to the picture's centre.
-        seen_from: see :func:`custom_nets.geometry.cone_beam.positioner_trajectory`; None: as PatientOrientation says,
-            otherwise ``"panel"``, as radiologists look at pictures.
+        seen_from: how pictures are stored: see :func:`custom_nets.geometry.cone_beam.positioner_trajectory`; None: as
+            PatientOrientation says, otherwise ``"panel"``, as radiologists look at pictures.
         subtracted: the single run holds subtracted frames.
         log_scale: line integral per stored grey value, of LOG or subtracted frames.
         any_intensity: take displayed grey values (DISP) nevertheless; the acquisition is then not quantitative.
@@ -67,7 +67,7 @@ def read_xa_acquisition(
     duration_s: float | None = None,
     options: XAOptions | None = None,
 ) -> Acquisition:
-    """Read a rotational acquisition from one or two XA runs.
+    """Read a rotational acquisition from one or two XA runs; its pictures are turned to be as seen from the source.
 
     Args:
         fill: the run with contrast agent; or, without ``mask``, a folder with two rotational runs (the earlier one is
@@ -90,7 +90,7 @@ def read_xa_acquisition(
     masks = None if mask is None else _read(mask)
     own = None if masks is not None or options.subtracted else _with_own_mask(run)
     primary, secondary = _angles(run, options.primary_deg, notes, own)
-    geometry = _geometry(run, options, primary, secondary, notes)
+    geometry, mirrored = _geometry(run, options, primary, secondary, notes)
     _check_still_table(run)
     if masks is None:
         projections, weights, kept, quantitative = _alone(run, own, primary, options, notes)
@@ -114,6 +114,9 @@ def read_xa_acquisition(
         weights = np.ones(projections.shape, np.float32) if weights is None else weights
         weights = weights * seen
         projections = projections * seen
+    if mirrored:  # one way round for all: files of the same exposures make the same acquisition
+        projections = np.ascontiguousarray(projections[:, :, ::-1])
+        weights = None if weights is None else np.ascontiguousarray(weights[:, :, ::-1])
     geometry = geometry.at(kept)
     shape, spacing = default_volume(geometry)
     times = np.asarray(run.times_s, dtype=np.float64) - run.times_s[0 if own is None else kept[0]]
@@ -265,7 +268,10 @@ def _angles(
     return primary, np.asarray(secondary, dtype=np.float64)
 
 
-def _geometry(run: AngiographyRun, options: XAOptions, primary: NDArray, secondary: NDArray, notes: list[str]) -> Any:
+def _geometry(
+    run: AngiographyRun, options: XAOptions, primary: NDArray, secondary: NDArray, notes: list[str]
+) -> tuple[ConeBeam, bool]:
+    """Source and panel of pictures as seen from the source, and whether the stored ones are their mirror image."""
     name, dataset = run.origin.path, run.origin.dataset
     sid = options.sid_mm or run.geometry.source_detector_mm
     sad = options.sad_mm or run.geometry.source_isocenter_mm
@@ -286,17 +292,14 @@ def _geometry(run: AngiographyRun, options: XAOptions, primary: NDArray, seconda
         )
     rows, columns = (float(v) for v in np.broadcast_to(np.asarray(spacing, dtype=np.float64), 2))
     seen_from = options.seen_from or _seen_from(dataset, float(primary[0]), name, notes)
+    mirrored = seen_from == "panel"
+    across, down = options.offset_mm
     try:
-        return positioner_trajectory(
-            primary,
-            secondary,
-            float(sad or 0),
-            float(sid or 0),
-            run.size,
-            (columns, rows),
-            options.offset_mm,
-            seen_from,
-        )
+        geometry = positioner_trajectory(
+            primary, secondary, float(sad or 0), float(sid or 0), run.size, (columns, rows),
+            (-across if mirrored else across, down), seen_from="source",
+        )  # fmt: skip
+        return geometry, mirrored
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
 

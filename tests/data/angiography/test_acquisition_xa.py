@@ -47,6 +47,11 @@ def rotational(angles: np.ndarray, **more) -> dict:
     }
 
 
+def stored(scan) -> np.ndarray:
+    """Pictures of an acquisition as the file has them: seen from the panel, not from the source."""
+    return scan.projections[:, :, ::-1]
+
+
 def linear(attenuation: np.ndarray) -> np.ndarray:
     return np.rint(6e4 * np.exp(-(attenuation - 1))).astype(np.uint16)
 
@@ -70,21 +75,21 @@ def pair(tmp_path) -> tuple[Path, Path]:
 def test_a_pair_becomes_line_integrals_angles_and_seconds(pair):
     mask, fill = pair
     scan = read_acquisition(fill, mask)
-    np.testing.assert_allclose(scan.projections, LINE_INTEGRALS, atol=3e-4)  # 16 bits
+    np.testing.assert_allclose(stored(scan), LINE_INTEGRALS, atol=3e-4)  # 16 bits
     np.testing.assert_allclose(scan.times_s, 0.04 * np.arange(COUNT))
     assert scan.quantitative
     a = np.deg2rad(ANGLES)
     np.testing.assert_allclose(scan.source_mm, 765 * np.stack([-np.sin(a), np.cos(a), 0 * a], -1), atol=1e-3)
-    np.testing.assert_allclose(scan.column_step_mm, 8 * np.stack([np.cos(a), np.sin(a), 0 * a], -1), atol=1e-4)
+    np.testing.assert_allclose(scan.column_step_mm, -8 * np.stack([np.cos(a), np.sin(a), 0 * a], -1), atol=1e-4)
     np.testing.assert_allclose(scan.row_step_mm, np.broadcast_to([0, 0, -9], (COUNT, 3)), atol=1e-9)
     counts = [6e4 * np.exp(-(x - 1)) for x in (ground(ANGLES), ground(ANGLES) + LINE_INTEGRALS)]
-    np.testing.assert_allclose(scan.weights, 1 / (1 / counts[0] + 1 / counts[1]), rtol=1e-3)
+    np.testing.assert_allclose(scan.weights[:, :, ::-1], 1 / (1 / counts[0] + 1 / counts[1]), rtol=1e-3)
 
 
 def test_a_folder_with_two_runs_is_a_pair_in_the_order_of_time(tmp_path):
     write_pair(tmp_path, fill_tags={"AcquisitionTime": "101500"})
     scan = read_acquisition(tmp_path)
-    np.testing.assert_allclose(scan.projections, LINE_INTEGRALS, atol=3e-4)
+    np.testing.assert_allclose(stored(scan), LINE_INTEGRALS, atol=3e-4)
     assert "the earlier one is taken as the mask run" in scan.notes[0]
     assert not any("dcm" in note or str(tmp_path) in note for note in scan.notes)  # records say nobody's name
 
@@ -102,7 +107,7 @@ def test_the_mask_is_paired_by_angle(tmp_path, angles):
     scan = read_acquisition(fill, mask)
     inside = (ANGLES >= angles.min() - 0.1) & (ANGLES <= angles.max() + 0.1)
     # by angle the head vanishes; by number it would stay with its slope of up to 0.0075 per degree
-    np.testing.assert_allclose(scan.projections, LINE_INTEGRALS[inside], atol=1e-3)
+    np.testing.assert_allclose(stored(scan), LINE_INTEGRALS[inside], atol=1e-3)
     np.testing.assert_allclose(scan.times_s, 0.04 * np.arange(COUNT)[inside])  # the clock is that of the run
     assert len(scan) == inside.sum()
     assert any("left out" in note for note in scan.notes) == (not inside.all())
@@ -149,17 +154,17 @@ def test_runs_of_16_bits_log_by_slope_table_and_given_scale(tmp_path):
         return read_acquisition(files[1], files[0], **options)
 
     by_slope = read({"RescaleSlope": decimals([1 / k])[0], "RescaleIntercept": "0", "RescaleType": "US"})
-    np.testing.assert_allclose(by_slope.projections, LINE_INTEGRALS, atol=1.1 / k)
+    np.testing.assert_allclose(stored(by_slope), LINE_INTEGRALS, atol=1.1 / k)
     assert by_slope.quantitative and any("natural logarithms" in note for note in by_slope.notes)
     given = read({}, log_scale=1 / k)
-    np.testing.assert_allclose(given.projections, LINE_INTEGRALS, atol=1.1 / k)
+    np.testing.assert_allclose(stored(given), LINE_INTEGRALS, atol=1.1 / k)
     table = np.rint(np.exp(np.arange(65536) / k)).astype("<u2").tobytes()
     lut = elements(LUTDescriptor=[0, 0, 16], LUTData=table, ModalityLUTType="US")
     by_table = read({"ModalityLUTSequence": [lut]})
-    np.testing.assert_allclose(by_table.projections, LINE_INTEGRALS, atol=5e-4)
+    np.testing.assert_allclose(stored(by_table), LINE_INTEGRALS, atol=5e-4)
     unknown = read({})
     assert not unknown.quantitative and unknown.weights is None and any("--log_scale" in n for n in unknown.notes)
-    ratio = unknown.projections / np.maximum(LINE_INTEGRALS, 1e-9)
+    ratio = stored(unknown) / np.maximum(LINE_INTEGRALS, 1e-9)
     np.testing.assert_allclose(ratio[LINE_INTEGRALS > 0.1], np.median(ratio), rtol=5e-3)
 
 
@@ -171,7 +176,7 @@ def test_enhanced_runs_have_their_angles_with_each_frame(tmp_path):
                               PixelIntensityRelationship="LIN", ImagerPixelSpacing=["9", "8"])
         )  # fmt: skip
     scan = read_acquisition(files[1], files[0])
-    np.testing.assert_allclose(scan.projections, LINE_INTEGRALS, atol=3e-4)
+    np.testing.assert_allclose(stored(scan), LINE_INTEGRALS, atol=3e-4)
     np.testing.assert_allclose(scan.times_s, 0.04 * np.arange(COUNT), atol=1e-6)
     assert np.linalg.norm(scan.source_mm, axis=1) == pytest.approx(800)  # DistanceSourceToIsocenter
     assert scan.source_mm[0, 2] == pytest.approx(-800 * np.sin(np.deg2rad(-5)))  # the secondary angle counts
@@ -179,8 +184,12 @@ def test_enhanced_runs_have_their_angles_with_each_frame(tmp_path):
 
 def test_pictures_seen_from_the_source(pair, tmp_path):
     mask, fill = pair
-    mirrored = read_acquisition(fill, mask, seen_from="source")
-    np.testing.assert_allclose(mirrored.column_step_mm, -read_acquisition(fill, mask).column_step_mm)
+    usual, mirrored = (read_acquisition(fill, mask, seen_from=side) for side in ("panel", "source"))
+    np.testing.assert_allclose(mirrored.column_step_mm, usual.column_step_mm)  # one way round for all
+    np.testing.assert_allclose(stored(mirrored), usual.projections)
+    # the offset is that along the stored columns
+    shifted = [read_acquisition(fill, mask, seen_from=s, offset_mm=(5.0, 0.0)) for s in ("panel", "source")]
+    np.testing.assert_allclose(shifted[0].panel_mm - usual.panel_mm, usual.panel_mm - shifted[1].panel_mm, atol=1e-9)
     angles = np.linspace(0, 180, COUNT)
     tags = {"PatientOrientation": ["R", "F"]}
     files = [
@@ -188,7 +197,7 @@ def test_pictures_seen_from_the_source(pair, tmp_path):
         for n, p in (("m2.dcm", 0), ("f2.dcm", LINE_INTEGRALS))
     ]
     told = read_acquisition(files[1], files[0])
-    assert told.column_step_mm[0, 0] < 0  # along rows to the patient's right
+    np.testing.assert_allclose(told.projections, LINE_INTEGRALS, atol=1e-3)  # stored as seen from the source
     for tags, words in (({"PatientOrientation": ["L", "H"]}, "rows run to the head"),):
         fill = write_xa(tmp_path / "f2.dcm", linear(ground(angles)), 16, 40.0, **rotational(angles, **tags))
         with pytest.raises(ValueError, match=words):
@@ -203,7 +212,8 @@ def test_shutters_do_not_count(tmp_path):
     mask, fill = write_pair(tmp_path, fill_tags=shutter)
     scan = read_acquisition(fill, mask)
     assert scan.weights is not None
-    assert not scan.weights[:, :, :2].any() and not scan.weights[:, 8:].any() and scan.weights[:, :8, 2:].all()
+    weights = scan.weights[:, :, ::-1]
+    assert not weights[:, :, :2].any() and not weights[:, 8:].any() and weights[:, :8, 2:].all()
 
 
 @pytest.mark.parametrize(
@@ -267,7 +277,7 @@ def test_one_run_that_names_its_mask(tmp_path):
     item = elements(MaskOperation="TID", TIDOffset=COUNT, ApplicableFrameRange=[COUNT + 1, 2 * COUNT])
     file = write_xa(tmp_path / "both.dcm", frames, 16, 40.0, **rotational(there, MaskSubtractionSequence=[item]))
     scan = read_acquisition(file)
-    np.testing.assert_allclose(scan.projections, LINE_INTEGRALS, atol=3e-4)
+    np.testing.assert_allclose(stored(scan), LINE_INTEGRALS, atol=3e-4)
     np.testing.assert_allclose(scan.times_s, 0.04 * np.arange(COUNT), atol=1e-9)  # from the first fill frame
     assert scan.weights is not None
     one = elements(MaskOperation="AVG_SUB", MaskFrameNumbers=[1], ApplicableFrameRange=[1, COUNT])
@@ -285,9 +295,9 @@ def test_one_run_without_a_mask(tmp_path):
     grey = np.rint(3000 - 2000 * LINE_INTEGRALS).clip(0).astype(np.uint16)
     file = write_xa(tmp_path / "s.dcm", grey, 12, 40.0, **rotational(ANGLES, PixelIntensityRelationship="LOG"))
     with_scale = read_acquisition(file, subtracted=True, log_scale=1 / 2000)
-    ground_level = np.median(with_scale.projections - LINE_INTEGRALS)
+    ground_level = np.median(stored(with_scale) - LINE_INTEGRALS)
     strong = LINE_INTEGRALS < 1.4
-    error = with_scale.projections - LINE_INTEGRALS - ground_level
+    error = stored(with_scale) - LINE_INTEGRALS - ground_level
     np.testing.assert_allclose(error[strong], 0, atol=1e-3)
     assert with_scale.quantitative
     without = read_acquisition(file, subtracted=True)
