@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ignite.engine import Engine, Events
 from custom_nets.engines.cases import record_path
 from custom_nets.geometry import Grid
 from custom_nets.operators.interpolation import apply_separable
-from custom_nets.operators.slice_profile import slice_profile_matrix
+from custom_nets.operators.slice_profile import PointSpread, point_spread_matrix
 from custom_nets.utils.files import absolute, write_json
 from custom_nets.utils.record import environment, file_record, peak_memory_gib, shareable, shareable_options
 from custom_nets.visualize.page import volume_page
@@ -26,15 +26,16 @@ __all__ = ["InferenceRecord", "consistency"]
 
 
 def consistency(
-    image: torch.Tensor, output: torch.Tensor, source: Grid, target: Grid
+    image: torch.Tensor, output: torch.Tensor, source: Grid, target: Grid, blur: Mapping[str, Any] | None = None
 ) -> tuple[dict[str, Any], torch.Tensor | None]:
     """Degrade the output to the input's grid again and compare: does it still say what was measured?
 
-    The slice profile is taken as Gaussian with the input's spacing as its width. Voxels within one input voxel of the
-    border are left out.
+    Axes are measured as ``blur`` says; where it says nothing, as a Gaussian with the input's spacing as its width.
+    Voxels within one input voxel of the border are left out.
 
     Args:
         image, output: [C, X, Y, Z] on ``source`` and [C, X', Y', Z'] on ``target``, same units.
+        blur: what the inferer took it to be (:meth:`custom_nets.inferers.measured_blur.MeasuredBlur.record`).
 
     Returns:
         "rms" and "max" of the difference as a share of the input's range (0.1 to 99.9 percentile), or why not; and the
@@ -44,6 +45,12 @@ def consistency(
     if positions is None:
         return {"computed": False, "reason": "the output grid is oblique to the input"}, None
     scale = source.scale_to(target)
+    spreads = [None, None, None] if blur is None else blur["point_spread"]
+    if blur is not None and min(blur["measured_share"]) < 1:
+        return {
+            "computed": False,
+            "reason": "the scanner interpolated the input: its voxels are not what it measured",
+        }, None
     matrices: list[torch.Tensor | None] = []
     inner = [slice(None)]
     for axis in range(3):
@@ -51,7 +58,11 @@ def consistency(
         inside = np.flatnonzero((p > -0.5 + scale[axis]) & (p < n - 0.5 - scale[axis]))
         if len(inside) == 0:
             return {"computed": False, "reason": "the output covers too little of the input"}, None
-        matrices.append(slice_profile_matrix(n, p[inside], float(scale[axis]), "gaussian").float())
+        spread = PointSpread.of(spreads[axis] or "gaussian")
+        same = abs(scale[axis] - 1) < 1e-3  # measured as it is wanted
+        matrices.append(
+            point_spread_matrix(n, p[inside], float(scale[axis]), PointSpread() if same else spread).float()
+        )
         inner.append(slice(int(inside[0]), int(inside[-1]) + 1))
     again = apply_separable(output.float(), matrices)
     measured = image[tuple(inner)].float()
@@ -65,7 +76,9 @@ def consistency(
         "rms": float(difference.square().mean().sqrt() / span),
         "max": float(difference.abs().max() / span),
         "unit": "share of the input's 0.1-99.9 percentile range",
-        "assumed_profile": "gaussian, as wide as the input's voxels",
+        "assumed_profile": " x ".join(
+            str(s or "gaussian, as wide as the input's voxels") for s in dict.fromkeys(spreads)
+        ),
     }, residual
 
 
@@ -137,8 +150,12 @@ class InferenceRecord:
         made_of = image.meta.get("filename_or_obj")
         path = Path(output.meta["saved_to"])
         stem = path.name.removesuffix(".nii.gz")
+        # what the inferer told about its work
+        told = json.loads(output.meta["inference"]) if "inference" in output.meta else {}
+        blur = told.get("blur")
         if self.preview:
-            self.figure(path.with_name(stem + ".png"), image[:1], output[:1], shown_name(case, made_of))
+            title = [shown_name(case, made_of), *([blur["sentence"]] if blur else []), *told.get("warnings", ())]
+            self.figure(path.with_name(stem + ".png"), image[:1], output[:1], "\n".join(title))
         meta = {
             key: image.meta[key]
             for key in ("slice_thickness_mm", "slice_gap_mm", "geometry_note", "series_uid", "series_description")
@@ -147,7 +164,7 @@ class InferenceRecord:
         notes = [str(image.meta[key]) for key in ("geometry_note", "notes", "padding_note") if key in image.meta]
         notes += [text] if (text := source.check_overlap(target)) else []
         device = engine.state.device
-        agrees, residual = consistency(image.as_tensor().cpu(), output.as_tensor().cpu(), source, target)
+        agrees, residual = consistency(image.as_tensor().cpu(), output.as_tensor().cpu(), source, target, blur)
         record = {
             "case": case,
             "input": {
@@ -166,8 +183,7 @@ class InferenceRecord:
             "threads": torch.get_num_threads(),
             "seconds": round(time.perf_counter() - engine.started, 2),
             "peak_memory_gib": round(peak_memory_gib(), 2),
-            # what the inferer told about its work
-            **({"inference": json.loads(output.meta["inference"])} if "inference" in output.meta else {}),
+            **({"inference": told} if told else {}),
             "consistency": agrees,
             "versions": environment(),
             "note": "Research use only. Detail between the measured voxels is estimated, not measured.",

@@ -340,13 +340,14 @@ class ImplicitVolumeInferer(Inferer):
         span = max(float(high - low), 1e-12)
         result, interpolated = slices.measure(out), slices.measure_interpolated(image)
         agreement = slices.agreement(image, result, interpolated)
+        said: list[str] = []
         if agreement < LEAST_AGREEMENT and self.data_consistency:
-            warnings.warn(
+            said.append(
                 f"what the network adds does not agree with what was measured: {agreement:.0%} of it does, so that "
                 "share is kept. The blur may be another than taken (--profile, --thickness_mm), or the image one that "
-                "the network does not know.",
-                stacklevel=4,
+                "the network does not know."
             )
+            warnings.warn(said[0], stacklevel=4)
             strength *= agreement
         before = image - (strength * result + (1 - strength) * interpolated)
         after = before
@@ -357,6 +358,7 @@ class ImplicitVolumeInferer(Inferer):
         return {
             "strength": round(strength, 4),
             "agreement": round(agreement, 4),
+            **({"warnings": said} if said else {}),
             "data_consistency": {
                 "asked_for": self.data_consistency,
                 "applied": self.data_consistency,

@@ -436,6 +436,7 @@ class _StackSharpener:
         self.measurement = SliceMeasurement(self.rows, centres, scale, spread)
         self.consistent = options.data_consistency and self.measurement.gain <= LARGEST_GAIN
         self.strength, self.agreement = options.strength, 1.0
+        self.said: list[str] = []  # warnings
         if options.data_consistency and not self.consistent:
             warnings.warn(
                 f"slices of {spread.thickness:.2f} times their spacing overlap too much: to reproduce them exactly, "
@@ -505,6 +506,8 @@ class _StackSharpener:
         added += torch.tensordot(self.spline, self.measured, 1)
         report = {"directions": options.directions, "flips": options.flips, **self._make_consistent(added)}
         report |= {"strength": round(self.strength, 4), "agreement": round(self.agreement, 4)}
+        if self.said:
+            report["warnings"] = self.said
         return added, deviation, report
 
     def _shrink(self, added: torch.Tensor) -> None:
@@ -517,12 +520,12 @@ class _StackSharpener:
             wanted = float((change * (self.measured - interpolated)).sum())
             self.agreement = min(max(wanted / power, 0.0), 1.0) if power > 0 else 1.0
             if self.agreement < LEAST_AGREEMENT and self.options.data_consistency:
-                warnings.warn(
+                self.said.append(
                     f"what the network adds does not agree with what was measured: {self.agreement:.0%} of it does, so "
                     "that share is kept. The blur may be another than taken (--profile, --thickness_mm), or the image "
-                    "one that the network does not know.",
-                    stacklevel=5,
+                    "one that the network does not know."
                 )
+                warnings.warn(self.said[0], stacklevel=5)
                 self.strength *= self.agreement
         if self.strength < 1:
             added *= self.strength

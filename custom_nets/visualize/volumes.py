@@ -7,6 +7,7 @@ millimetres. Only matplotlib's object interface with the Agg canvas is used: no 
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,24 @@ def comparison_figure(
     return save_figure(figure, path)
 
 
+def title_height(title: str, bare: float) -> float:
+    """Inches above the panels for a title of several lines; ``bare`` without one."""
+    lines = _title_lines(title)
+    return bare + (0.3 + 0.18 * (len(lines) - 1) if lines else 0.0)
+
+
+def draw_title(figure: Any, title: str) -> None:
+    """The first line large, what else there is to say small under it."""
+    for number, line in enumerate(_title_lines(title)):
+        down = (0.12 if number == 0 else 0.2 + 0.18 * number) / figure.get_figheight()
+        figure.text(0.5, 1 - down, line, ha="center", va="top", fontsize=9 if number else 13)
+
+
+def _title_lines(title: str) -> list[str]:
+    first, *others = title.split("\n") if title else [""]
+    return [line for line in (first, *(piece for text in others for piece in textwrap.wrap(text, 110))) if line]
+
+
 def preview_figure(path: str | Path, image: Any, output: Any, title: str = "") -> Path:
     """Input above output in three planes through the middle of what is in the picture, each with its own voxels.
 
@@ -123,7 +142,7 @@ def preview_figure(path: str | Path, image: Any, output: Any, title: str = "") -
     largest = np.max(list(sizes.values()), axis=0)
     widths = [largest[horizontal] / largest[PLANES[0][2]] for _, _, horizontal, _, _ in PLANES]
     tallest = max(largest[vertical] for _, _, _, vertical, _ in PLANES) / largest[PLANES[0][2]]
-    figure, axes = panels(widths, [tallest] * 2, header=0.65 if title else 0.35, right=0.1, inches=3.3)
+    figure, axes = panels(widths, [tallest] * 2, header=title_height(title, 0.35), right=0.1, inches=3.3)
     for row, (name, volume) in enumerate(volumes.items()):
         index = np.linalg.inv(volume.grid.affine) @ middle
         index = np.clip(np.round(index[:3]), 0, np.array(volume.grid.shape) - 1).astype(int)
@@ -146,8 +165,7 @@ def preview_figure(path: str | Path, image: Any, output: Any, title: str = "") -
                 own = Grid.of({"input": image, "output": output}[name])
                 shape = " x ".join(str(n) for n in own.shape)
                 ax.set_ylabel(f"{name}\n{millimetres(own)}\n{shape}", fontsize=11)
-    if title:
-        figure.suptitle(title, fontsize=13, y=1 - 0.12 / figure.get_figheight(), va="top")
+    draw_title(figure, title)
     return save_figure(figure, path)
 
 
@@ -174,7 +192,7 @@ def thick_slice_figure(path: str | Path, image: Any, output: Any, title: str = "
     spacing = sharp.grid.spacing_mm
     sizes = np.array([a.stop - a.start for a in box]) * spacing
     heights = [sizes[vertical] / sizes[horizontal] for _, _, horizontal, vertical, _ in planes]
-    figure, axes = panels([1.0] * 3, heights, header=0.9 if title else 0.6, right=0.1, inches=4.0)
+    figure, axes = panels([1.0] * 3, heights, header=title_height(title, 0.6), right=0.1, inches=4.0)
     for row, (name, across, horizontal, vertical, letters) in enumerate(planes):
         index = (box[across].start + box[across].stop - 1) // 2
         shift = np.eye(4)
@@ -203,6 +221,5 @@ def thick_slice_figure(path: str | Path, image: Any, output: Any, title: str = "
             if column == 0:
                 ax.set_ylabel(name, fontsize=11)
                 draw_letters(ax, letters)
-    if title:
-        figure.suptitle(title, fontsize=13, y=1 - 0.12 / figure.get_figheight(), va="top")
+    draw_title(figure, title)
     return save_figure(figure, path)
