@@ -210,7 +210,7 @@ def as_wrong_request(error: BaseException, *hidden: Path) -> WrongRequest | None
         return cause
     if isinstance(cause, MemoryError):
         return WrongRequest(f"there is not enough memory for it ({str(cause) or 'the system gave no more'}).", 413)
-    if isinstance(cause, TypeError | ArithmeticError | LookupError):
+    if isinstance(cause, TypeError | ArithmeticError):
         logger.exception("taken for a mistake of the request", exc_info=cause)  # as most are: a list for a word, 1e300
         return WrongRequest(
             f"the options cannot be used as they are ({type(cause).__name__}: {one_line(cause)}).", status
