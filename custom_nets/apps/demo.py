@@ -53,10 +53,10 @@ def degraded_brain(folder: str | Path, spacings_mm: Mapping[str, Sequence[float]
     print(f"{truth}: the MNI152 template of nilearn, 1 mm, taken as the truth")
     for name, spacing_mm in spacings_mm.items():
         item = LoadVolumed("image")({"image": str(truth), "case": "mni152"})
-        item = DegradeVolumed("image", spacing_mm=spacing_mm)(item)
+        item = DegradeVolumed("image", spacing_mm=spacing_mm, profile="box")(item)
         SaveVolumed("image", folder, name)(item)
         size = " x ".join(f"{s:g}" for s in spacing_mm)
-        print(f"{folder / f'mni152_{name}.nii.gz'}: as measured with {size} mm voxels")
+        print(f"{folder / f'mni152_{name}.nii.gz'}: as measured with {size} mm voxels (means over them)")
 
 
 def every_second_frame(folder: str | Path, seed: int, num_frames: int, fps: float, size: int) -> None:
