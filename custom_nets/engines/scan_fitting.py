@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from custom_nets.engines.vessel_support import VesselSupport, vessel_support
 from custom_nets.networks.layers.attenuation_field import AttenuationField, ScanGrid
-from custom_nets.operators.cone_beam import view_vectors
+from custom_nets.operators.cone_beam import SupportOperator, view_vectors
 from custom_nets.optimizers.fista import NonnegativeFista
 from custom_nets.utils.files import part_path
 
@@ -45,6 +45,7 @@ logger = logging.getLogger(__name__)
 
 _SHORT = 40  # epochs of a fit that only compares
 _FOLD = 6  # one of so many views is held out there
+_TOLERANCE = 1.1  # of the best error: as good as the best
 
 
 def acquisition_fingerprint(acquisition: Any) -> str:
@@ -412,6 +413,7 @@ class ScanFitting:
         device: torch.device | str = "cpu",
         state_file: str | Path | None = None,
         support: VesselSupport | None = None,
+        operator: SupportOperator | None = None,
     ) -> FitCurve:
         """Fit a network, in place.
 
@@ -422,6 +424,7 @@ class ScanFitting:
             state_file: written every ``save_every_s`` seconds; if it is there and of the same scan, the fit goes on
                 from it. Removed at the end.
             support: where vessels may be, if it is known.
+            operator: of that support, with the matrices that it remembers.
 
         Raises:
             ValueError: no vessel is seen, or the fit diverges.
@@ -434,7 +437,9 @@ class ScanFitting:
             support = support or vessel_support(kept, device)
             noise, attenuation = support.noise, support.attenuation
             chosen = self._choose(network, kept, support, device)
+            operator = operator or network.operator
             network.bind(ScanGrid.of(acquisition, attenuation), support.voxels, support.mean, self.seed)
+            network.operator = operator or network.operator
         else:
             for name, value in earlier["network"]["arguments"].items():
                 setattr(network, name, value)  # what was left to the scan is chosen
@@ -481,12 +486,16 @@ class ScanFitting:
             return []
         short = ScanFitting(**{**self._arguments(), "max_epochs": min(self.max_epochs, _SHORT), "progress": False})
         short.held_out, short.patience = max(1, len(scan) // _FOLD), 1 << 30
-        found = []
+        found: list[float] = []
+        operator: SupportOperator | None = None
         for candidate in candidates:
             trial = type(network)(**{**network.arguments(), **candidate})
-            curve = short.fit(trial, scan, device, support=support)
+            curve = short.fit(trial, scan, device, support=support, operator=operator)
+            operator = trial.operator
             found.append(curve.held_out[max(curve.held_out)])
-        best = candidates[int(np.argmin(found))]
+        # the strongest prior that the views allow: those that predict views a little better give worse volumes
+        best = candidates[int(np.flatnonzero(np.asarray(found) <= _TOLERANCE * min(found))[-1])]
+        network.operator = operator
         for name, value in best.items():
             setattr(network, name, value)
         tried = ", ".join(f"{c}: {e:.3f}" for c, e in zip(candidates, found, strict=True))

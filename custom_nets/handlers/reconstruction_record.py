@@ -14,7 +14,8 @@ from ignite.engine import Engine
 from custom_nets.handlers.inference_record import InferenceRecord
 from custom_nets.inferers.reconstruction import Reconstruction
 from custom_nets.utils.files import absolute, write_json
-from custom_nets.utils.record import environment, file_record, peak_memory_gib
+from custom_nets.utils.record import environment, file_record, peak_memory_gib, shareable, shareable_options
+from custom_nets.visualize.page.words import shown_name
 from custom_nets.visualize.reconstruction import reconstruction_figure
 
 __all__ = ["ReconstructionRecord"]
@@ -34,7 +35,12 @@ class ReconstructionRecord(InferenceRecord):
     """
 
     def __init__(self, saver: Any, fitting: Any, options: dict[str, Any], preview: bool = True) -> None:
-        self.saver, self.fitting, self.options, self.preview = saver, fitting, options, preview
+        self.saver, self.fitting, self.preview = saver, fitting, preview
+        # records go to others: files are known by their names
+        named = {key: Path(options[key]).name for key in ("fit_file", "mask") if options.get(key)}
+        self.options = {**options, **named}
+        self.asked = json.loads(json.dumps(shareable_options(options), default=str))  # as records hold it
+        self.checkpoint = options.get("fit_file")
         self.report = False
 
     def differences(self, path: Path) -> str:
@@ -43,7 +49,7 @@ class ReconstructionRecord(InferenceRecord):
             then = {**earlier["options"], **earlier["fitting"]}
         except (OSError, ValueError, KeyError, TypeError):
             return f"a record that cannot be read ({path})"
-        now = json.loads(json.dumps({**self.options, **self.fitting.plain()}, default=str))
+        now = {**self.asked, **self.fitting.plain()}
         return ", ".join(f"{n} {then.get(n)} (now {now[n]})" for n in now if then.get(n) != now[n])
 
     def __call__(self, engine: Engine) -> None:
@@ -55,65 +61,65 @@ class ReconstructionRecord(InferenceRecord):
         record = self.saver.record_for(case)
         scan, written = output.acquisition, self.saver.written[case]
         if self.preview:
-            reconstruction_figure(record.with_name(f"{case}_preview.png"), output, case)
+            source = None if scan.origin is None else scan.origin.path
+            reconstruction_figure(record.with_name(f"{case}_preview.png"), output, shown_name(case, source))
         geometry = scan.geometry
         device = engine.state.device
         curve = output.curve
         volume = written["volume"]
-        source = engine.data_loader.dataset.data[0]["image"]
-        write_json(
-            record,
-            {
-                "warnings": output.warnings,
-                "case": case,
-                "input": {
-                    "file": absolute(source),
-                    "frames": len(scan),
-                    "size": list(scan.size),
-                    "kept_frames": (output.kept + 1).tolist(),
-                    "times_s": scan.times_s.round(6).tolist(),
-                    "source_isocentre_mm": _range(geometry.source_isocentre_mm),
-                    "source_panel_mm": _range(np.abs(geometry.source_panel_mm)),
-                    "pixel_mm": [
-                        float(np.linalg.norm(steps, axis=1).mean()) for steps in (scan.column_step_mm, scan.row_step_mm)
-                    ],
-                    "angles_deg": np.rad2deg(np.arctan2(scan.source_mm[:, 1], scan.source_mm[:, 0])).round(4).tolist(),
-                    "weights": scan.weights is not None,
-                    "quantitative": scan.quantitative,
-                    "notes": scan.notes,
-                },
-                "output": {
-                    "file": str(volume),
-                    "files": {name: str(path) for name, path in written.items()},
-                    "shape": list(scan.volume_shape),
-                    "spacing_mm": list(scan.volume_spacing_mm),
-                    "affine": scan.affine_ras(),
-                    "unit": "1/mm" if scan.quantitative else "none: the pictures are no line integrals",
-                    "times_s": output.times_s,
-                    "vessel_level": output.vessel_level,
-                    **file_record(volume),
-                },
-                "left_out_views": output.scores,
-                "options": self.options,
-                "fitting": self.fitting.plain(),
-                "fit": None if curve is None else vars(curve),
-                "network": type(output.network).__name__,
-                "network_arguments": output.network.arguments(),
-                "parameters": sum(p.numel() for p in output.network.parameters()),
-                "vessel_voxels": len(output.network.voxels),
-                "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
-                "threads": torch.get_num_threads(),
-                "seconds": round(time.perf_counter() - engine.started, 2),
-                "peak_memory_gib": round(peak_memory_gib(), 2),
-                **(
-                    {"peak_gpu_memory_gib": round(torch.cuda.max_memory_allocated(device) / 2**30, 2)}
-                    if device.type == "cuda"
-                    else {}
-                ),
-                "versions": environment(),
-                "note": "Research use only. What lies between the measured views is estimated, not measured.",
+        content = {
+            "warnings": output.warnings,
+            "case": case,
+            "input": {
+                "file": absolute(engine.data_loader.dataset.data[0]["image"]),
+                **engine.input_record(case),
+                "frames": len(scan),
+                "size": list(scan.size),
+                "kept_frames": (output.kept + 1).tolist(),
+                "times_s": scan.times_s.round(6).tolist(),
+                "source_isocentre_mm": _range(geometry.source_isocentre_mm),
+                "source_panel_mm": _range(np.abs(geometry.source_panel_mm)),
+                "pixel_mm": [
+                    float(np.linalg.norm(steps, axis=1).mean()) for steps in (scan.column_step_mm, scan.row_step_mm)
+                ],
+                "angles_deg": np.rad2deg(np.arctan2(scan.source_mm[:, 1], scan.source_mm[:, 0])).round(4).tolist(),
+                "weights": scan.weights is not None,
+                "quantitative": scan.quantitative,
+                "notes": scan.notes,
             },
-        )
+            "output": {
+                "file": str(volume),
+                "files": {name: path.name for name, path in written.items()},
+                "shape": list(scan.volume_shape),
+                "spacing_mm": list(scan.volume_spacing_mm),
+                "affine": scan.affine_ras(),
+                "unit": "1/mm" if scan.quantitative else "none: the pictures are no line integrals",
+                "times_s": output.times_s,
+                "vessel_level": output.vessel_level,
+                **file_record(volume),
+            },
+            "left_out_views": output.scores,
+            "options": self.options,
+            "fitting": self.fitting.plain(),
+            "checkpoint": {"file": self.checkpoint or ""},
+            "fit": None if curve is None else vars(curve),
+            "network": type(output.network).__name__,
+            "network_arguments": output.network.arguments(),
+            "parameters": sum(p.numel() for p in output.network.parameters()),
+            "vessel_voxels": len(output.network.voxels),
+            "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
+            "threads": torch.get_num_threads(),
+            "seconds": round(time.perf_counter() - engine.started, 2),
+            "peak_memory_gib": round(peak_memory_gib(), 2),
+            **(
+                {"peak_gpu_memory_gib": round(torch.cuda.max_memory_allocated(device) / 2**30, 2)}
+                if device.type == "cuda"
+                else {}
+            ),
+            "versions": environment(),
+            "note": "Research use only. What lies between the measured views is estimated, not measured.",
+        }
+        write_json(record, shareable(content))
 
 
 def _range(values: Any) -> list[float]:

@@ -60,11 +60,12 @@ class Reconstruction:
         """The frames that the fit did not see."""
         return self.acquisition.left_out(self.kept)
 
-    @property
+    @cached_property
     def vessel_level(self) -> float:
         """Attenuation in 1/mm that a voxel has to reach at some time to count as vessel."""
-        _, grid = self.network.bound()
-        return _VESSEL * grid.attenuation
+        peak = self._curves[1].max(0)
+        filled = peak[peak > 0.05 * peak.max()] if peak.size else peak
+        return _VESSEL * float(np.quantile(filled, 0.98)) if filled.size else 0.0
 
     @cached_property
     def _curves(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -89,7 +90,7 @@ class Reconstruction:
         """[nx, ny, nz] when each voxel reaches half of its maximum within the scan; NaN where there is no vessel."""
         curves = self._curves[1]
         arrival = half_rise_time(curves, self.acquisition.times_s)
-        return self._spread(np.where(curves.max(0) >= self.vessel_level, arrival, np.nan), np.nan)
+        return self._spread(np.where(curves.max(0) > self.vessel_level, arrival, np.nan), np.nan)
 
     def volumes(self) -> Any:
         """Give [nx, ny, nz] at each of ``times_s``, one after the other."""
@@ -218,7 +219,7 @@ def _score(found: Reconstruction) -> None:
     if found.scores["nrmse"] >= of_mean:
         found.warnings.append(
             f"this does not fit: views that were {found.scores['which']} are off by "
-            f"{found.scores['relative_error']:.2f} of their size, the mean picture alone by {of_mean:.2f}. Check the "
+            f"{found.scores['nrmse']:.2f} of their size, the mean picture alone by {of_mean:.2f}. Check the "
             "geometry (angles, distances, pixel size, order of frames), the times and the subtraction."
         )
     if not scan.quantitative:

@@ -204,7 +204,7 @@ class VPAL(AttenuationField):
 
     def _attenuation(self, values: torch.Tensor) -> torch.Tensor:
         _, grid = self.bound()
-        positive = F.relu(values) if self.rectified else F.softplus(values - 1)
+        positive = F.relu(values) if self.rectified else F.softplus(values - 2)
         return positive * grid.attenuation
 
     def vessel_probability(self) -> torch.Tensor:

@@ -82,6 +82,10 @@ class SaveReconstructiond(MapTransform):
         """The volume of a case, written last."""
         return self.output_dir / f"{case}_volume.nii.gz"
 
+    def stem_for(self, case: str) -> Path:
+        """Path of what is written for a case, without purpose and suffix."""
+        return self.output_dir / case
+
     def record_for(self, case: str) -> Path:
         """The JSON record of a case (by :class:`custom_nets.handlers.ReconstructionRecord`)."""
         return self.output_dir / f"{case}_record.json"

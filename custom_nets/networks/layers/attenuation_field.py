@@ -113,7 +113,10 @@ class AttenuationField(nn.Module):
         return self.voxels.new_zeros((), dtype=torch.float32)
 
     def candidates(self) -> list[dict[str, Any]]:
-        """Arguments to choose from for each scan, by views that a short fit has not seen; [] where all are given."""
+        """Arguments to choose from for each scan, by views that a short fit has not seen; [] where all are given.
+
+        The strongest prior comes last: of those that predict views as well as the best, a fit takes the last one.
+        """
         return []
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
