@@ -11,9 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-# other commands have these options
-OTHER_COMMANDS = {"standalone", "nproc_per_node", "backend", "json", "centroids", "name", "version"}
-OTHER_COMMANDS |= {"format", "output", "shape", "option"}
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXT = "\n".join(path.read_text() for path in DOCUMENTS)
 
 
 def test_python_example_runs(tmp_path, monkeypatch, head, save_nifti):
@@ -25,9 +24,12 @@ def test_python_example_runs(tmp_path, monkeypatch, head, save_nifti):
     assert (tmp_path / "OUT" / "SCAN_arssr.nii.gz").is_file()
 
 
+COMMANDS = re.findall(r"monai\.bundle run(?:[^\n\\]|\\\n)*", TEXT)  # a backslash at the end goes on
+
+
 @pytest.mark.parametrize(
     "option",
-    sorted(set(re.findall(r"--([a-z_]+)\b(?!-)", README)) - OTHER_COMMANDS),
+    sorted({name for line in COMMANDS for name in re.findall(r"--([a-z_]+)\b(?!-)", line)}),
 )
 def test_options_exist(option):
     known = {"config_file", "tracking"}
@@ -37,6 +39,13 @@ def test_options_exist(option):
     assert option in known
 
 
-def test_named_files_exist():
-    for link in re.findall(r"\]\(([^)]+)\)", README):
-        assert link.startswith("http") or (ROOT / link).exists(), link
+@pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "CONTRIBUTING.md"], ids=lambda path: path.name)
+def test_named_files_exist(document):
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
+        assert link.startswith("http") or (document.parent / link).exists(), link
+
+
+def test_commands_of_our_own_exist():
+    for module in set(re.findall(r"-m ((?:custom_nets|benchmarks|monailabel_app)[\w.]*)", TEXT)):
+        place = ROOT / module.replace(".", "/")
+        assert place.with_suffix(".py").is_file() or (place / "__main__.py").is_file(), module
