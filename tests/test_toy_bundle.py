@@ -37,12 +37,9 @@ def test_a_method_of_one_network_file_and_one_folder(tmp_path):
             }
             content["export"] = {"input_shapes": [[1, 3, 16, 16], [2, 3, 9, 8]]}
         if name == "train":
-            content.update(slices=3, network="$load_pretrained(@network_def, @finetune).to(@device)")
-            del content["network_with_prior"]
+            content.update(slices=3, trained_network="$load_pretrained(@network_def, @finetune).to(@device)")
         if name == "evaluate":
             content.update(arssr_checkpoint="", factors=[4])  # no other network beside it
-        if name == "multi_gpu_train":
-            content["network"]["module"] = "$load_pretrained(@network_def, @finetune).to(@device)"
         (toy / "configs").mkdir(parents=True, exist_ok=True)
         (toy / "configs" / f"{name}.json").write_text(json.dumps(content, indent=4))
     shutil.copyfile(SOURCE / "configs" / "logging.conf", toy / "configs" / "logging.conf")

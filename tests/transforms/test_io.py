@@ -29,7 +29,7 @@ def test_nifti_round_trip_keeps_the_place(tmp_path, blob_volume, seed):
     shape = tuple(rng.integers(2, 12, 3))
     volume = blob_volume(shape, random_affine(rng))
     saved = SaveVolumed("pred", tmp_path)({"pred": volume, "case": "a"})["pred"].meta["saved_to"]
-    assert saved == str(tmp_path / "a_arssr.nii.gz")
+    assert saved == str(tmp_path / "a_trans.nii.gz")
     header = nib.load(saved).header
     truth = corners(volume.affine, shape)
     assert np.abs(corners(header.get_sform(), shape) - truth).max() < 1e-4
@@ -63,7 +63,7 @@ def test_dicom_to_nifti_keeps_the_place(tmp_path, write_dicom_series, seed):
     write_dicom_series(tmp_path / "sub-01", VALUES, affine, seed=seed)
     item = LoadVolumed("image")({"image": tmp_path / "sub-01"})
     item = SaveVolumed("pred", tmp_path / "out")({**item, "pred": item["image"]})
-    assert item["pred"].meta["saved_to"] == str(tmp_path / "out" / "sub-01_arssr.nii.gz")
+    assert item["pred"].meta["saved_to"] == str(tmp_path / "out" / "sub-01_trans.nii.gz")
     saved = nib.load(item["pred"].meta["saved_to"])
     values, place = saved.get_fdata(), saved.affine
     if np.linalg.det(affine[:3, :3]) < 0:  # against the direction of row x column: sorted the other way round
@@ -153,7 +153,7 @@ def test_through_a_data_loader(tmp_path, save_nifti, write_dicom_series):
     for batch in DataLoader(Dataset(cases, LoadVolumed("image")), batch_size=1):
         (item,) = decollate_batch(batch)
         SaveVolumed("image", tmp_path / "out")(item)
-    assert sorted(os.listdir(tmp_path / "out")) == ["scan_arssr.nii.gz", "series_arssr.nii.gz"]
+    assert sorted(os.listdir(tmp_path / "out")) == ["scan_trans.nii.gz", "series_trans.nii.gz"]
 
 
 def with_values(*values):
@@ -228,7 +228,7 @@ def test_nothing_is_left_after_a_failure(tmp_path, blob_volume, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(nib, "save", save)
-    with pytest.raises(OSError, match="a_arssr.nii.gz could not be written: No space left"):
+    with pytest.raises(OSError, match="a_trans.nii.gz could not be written: No space left"):
         SaveVolumed("pred", tmp_path)({"pred": blob_volume(), "case": "a"})
     assert os.listdir(tmp_path) == []
 
@@ -251,4 +251,4 @@ def test_several_keys_get_several_names(tmp_path, blob_volume):
     save = SaveVolumed(["pred", "bspline"], tmp_path)
     save({"pred": blob_volume(), "bspline": blob_volume(), "case": "a"})
     assert sorted(os.listdir(tmp_path)) == ["a_arssr_bspline.nii.gz", "a_arssr_pred.nii.gz"]
-    assert save.path_for("a", "pred").is_file() and SaveVolumed("pred", tmp_path).path_for("a").name == "a_arssr.nii.gz"
+    assert save.path_for("a", "pred").is_file() and SaveVolumed("pred", tmp_path).path_for("a").name == "a_trans.nii.gz"
