@@ -24,7 +24,9 @@ class Toy(nn.Module):
         nn.init.normal_(self.correction.weight, std=1e-3)
         nn.init.zeros_(self.correction.bias)
 
-    def forward(self, image: torch.Tensor, scale: float = 4.0, position: float | None = None) -> torch.Tensor:
-        """[B, slices, H, W] -> [B, 1, H, W]; the toy needs neither factor nor place."""
+    def forward(
+        self, image: torch.Tensor, scale: float = 4.0, position: float | None = None, blur: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """[B, slices, H, W] -> [B, 1, H, W]; the toy needs neither factor nor place nor blur."""
         middle = image[:, self.slices // 2 : self.slices // 2 + 1]
         return middle + self.correction(image)

@@ -250,5 +250,5 @@ def test_save_refuses_what_has_no_geometry(tmp_path):
 def test_several_keys_get_several_names(tmp_path, blob_volume):
     save = SaveVolumed(["pred", "bspline"], tmp_path)
     save({"pred": blob_volume(), "bspline": blob_volume(), "case": "a"})
-    assert sorted(os.listdir(tmp_path)) == ["a_arssr_bspline.nii.gz", "a_arssr_pred.nii.gz"]
+    assert sorted(os.listdir(tmp_path)) == ["a_trans_bspline.nii.gz", "a_trans_pred.nii.gz"]
     assert save.path_for("a", "pred").is_file() and SaveVolumed("pred", tmp_path).path_for("a").name == "a_trans.nii.gz"
