@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from custom_nets.data.angiography.optical_flow import dis_flow_px
 from custom_nets.data.angiography.run import AngiographyRun, Gap, bounding_box
 
-__all__ = ["FrameInterpolationInferer", "GapPlan", "plan_times"]
+__all__ = ["FrameInterpolationInferer", "GapPlan", "moves_as_one", "plan_times"]
 
 logger = logging.getLogger(__name__)
 
@@ -164,6 +164,7 @@ class FrameInterpolationInferer(Inferer):
         crop: leave out constant borders and what the shutters hide; made frames have there what the earlier measured
             frame has.
         progress: show a bar.
+        flow: let a network that can start from optical flow do so; None: where the C-arm turns (:func:`moves_as_one`).
     """
 
     def __init__(
@@ -178,6 +179,7 @@ class FrameInterpolationInferer(Inferer):
         compile: bool = False,
         crop: bool = False,
         progress: bool = False,
+        flow: bool | None = None,
     ) -> None:
         super().__init__()
         if precision not in ("float32", "bfloat16"):
@@ -195,6 +197,7 @@ class FrameInterpolationInferer(Inferer):
         self.compile = compile
         self.crop = crop
         self.progress = progress
+        self.flow = flow
 
     def check_input(self, run: AngiographyRun) -> None:
         """Refuse a run that nothing can be made in, before the work.
@@ -235,7 +238,8 @@ class FrameInterpolationInferer(Inferer):
         """Made frames in network units, [n, H, W], and their frame positions [n], batch by batch in order of time."""
         rows, columns = bounding_box(run.active) if self.crop else (slice(None), slice(None))
         call = torch.compile(network, dynamic=False) if self.compile else network
-        flows = _Flows()
+        takes_flow = getattr(network, "takes_flow", False)
+        flows = _Flows() if takes_flow and (moves_as_one(run, plans) if self.flow is None else self.flow) else None
         for batch in self._batches(plans):
             ends = [(plan.gap.index, plan.gap.index + 1, plan.before, plan.after) for plan in batch]
             needed = sorted({index for end in ends for index in end if index is not None})
@@ -274,7 +278,7 @@ class FrameInterpolationInferer(Inferer):
         run: AngiographyRun,
         batch: Sequence[GapPlan],
         units: dict[int, NDArray[np.float32]],
-        flows: _Flows,
+        flows: _Flows | None,
         device: str | torch.device,
     ) -> NDArray[np.float32]:
         """[B, T, H, W] for gaps with equally many moments."""
@@ -297,7 +301,7 @@ class FrameInterpolationInferer(Inferer):
                 for p in batch
             ]
             arguments["nearness"] = torch.tensor(nearness, dtype=torch.float32, device=device)
-        if getattr(network, "takes_flow", False):
+        if flows is not None:
             context = self.context and getattr(network, "takes_context", False)
             found = np.stack([flows.of(p, units, context) for p in batch])
             arguments["flow_px"] = torch.from_numpy(found).to(device)
@@ -309,6 +313,40 @@ class FrameInterpolationInferer(Inferer):
             )
         # three equal channels went in; the mean of what comes out has no colour
         return pred.float().mean(dim=2).cpu().numpy()
+
+
+def moves_as_one(run: AngiographyRun, plans: Sequence[GapPlan], frames: int = 5, limit: float = 0.42) -> bool:
+    """Tell whether the C-arm turns: contrast that arrives has an optical flow, too, and must not be moved along it.
+
+    The angles say so, where the run has them. Elsewhere the motion does: of a turning arm it goes on as it was, so the
+    flow from a frame to the next is the one to the frame before with its sign turned; of noise and contrast it is not.
+
+    Args:
+        run: measured frames.
+        plans: the gaps; those with a frame before them are looked at.
+        frames: how many of them, spread over the run.
+        limit: share of the flows' length, weighted by what changes, by which they may differ: 0 for a steady motion,
+            1 for flows that have nothing to do with one another.
+    """
+    geometry = run.geometry
+    if geometry is not None and geometry.primary_deg is not None and geometry.secondary_deg is not None:
+        return max(float(np.ptp(geometry.primary_deg)), float(np.ptp(geometry.secondary_deg))) > 1.0
+    inner = [plan for plan in plans if plan.before is not None]
+    found = []
+    for k in np.unique(np.linspace(0, len(inner) - 1, min(frames, len(inner))).round().astype(int)):
+        plan = inner[k]
+        here, last = plan.gap.index, plan.gap.index + 1
+        before, frame, after = run.normalize([plan.before, here, last])
+        onward, back = dis_flow_px(frame, after), dis_flow_px(frame, before)
+        back = back * (plan.gap.seconds / (plan.gap.t0_s - run.times_s[plan.before]))
+        change = np.abs(after - before) * run.active
+        differ, length = np.hypot(*(onward + back)), np.hypot(*onward) + np.hypot(*back) + 0.3
+        weight = max(float(change.sum()), 1e-9)
+        found.append([float((change * x).sum()) / weight for x in (differ, length)])
+    if not found:
+        return False
+    shares, lengths = (float(np.median(x)) for x in ([d / max(n, 1e-9) for d, n in found], [n for _, n in found]))
+    return lengths > 1.3 and shares < limit  # half a pixel a gap, or nothing turns
 
 
 class _Flows:

@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import nn
 from torch.nn import functional as F
 
 from custom_nets.data.angiography.intensity import MaskSubtraction
 from custom_nets.data.angiography.optical_flow import dis_flow_px, gap_flows_px
-from custom_nets.data.angiography.run import AngiographyRun, RunOrigin, make_run
+from custom_nets.data.angiography.run import AngiographyRun, RunGeometry, RunOrigin, make_run
 from custom_nets.inferers import frames as frames_module
-from custom_nets.inferers.frames import FrameInterpolationInferer, plan_times
+from custom_nets.inferers.frames import FrameInterpolationInferer, moves_as_one, plan_times
 from custom_nets.networks import MoStDSA, SymmetricMoStDSA
 from tests.tools.xa_writer import contrast_run
 
@@ -246,7 +247,7 @@ def test_motion_goes_to_networks_that_take_it(batch, monkeypatch):
     monkeypatch.setattr(frames_module, "dis_flow_px", search)
     run, network = a_run(), Blend(takes_context=True)
     network.takes_flow = True
-    FrameInterpolationInferer(frames_per_batch=batch)(run, network)
+    FrameInterpolationInferer(frames_per_batch=batch, flow=True)(run, network)
     given = torch.cat([call["flow_px"] for call in network.calls]).numpy()
     units = [*run.normalize(slice(None)), None]
     for k in range(5):
@@ -254,8 +255,29 @@ def test_motion_goes_to_networks_that_take_it(batch, monkeypatch):
         np.testing.assert_array_equal(given[k], wanted)
     assert len(calls) == 10
     network.calls.clear()
-    FrameInterpolationInferer(context=False)(run, network)
+    FrameInterpolationInferer(context=False, flow=True)(run, network)
     assert not any(call["flow_px"][:, 4:].any() for call in network.calls), "nothing of frames that may not be seen"
+
+
+def test_flow_is_for_runs_that_turn():
+    """The angles say it; without them a motion that goes on from frame to frame, not contrast that comes."""
+    texture = gaussian_filter(np.random.default_rng(0).standard_normal((64, 96)), 2)
+    texture = (128 + 60 * texture / np.abs(texture).max()).astype(np.uint8)
+    turning = make_run(np.stack([np.roll(texture, 3 * k, axis=1) for k in range(6)]), np.arange(6.0))
+    noise = np.random.default_rng(1).integers(0, 12, (6, 64, 96)).astype(np.uint8)
+    arriving = make_run(texture // 2 + noise + 8 * np.arange(6, dtype=np.uint8)[:, None, None], np.arange(6.0))
+    for run, wanted in ((turning, True), (arriving, False)):
+        assert moves_as_one(run, plan_times(run, frames_between=1)) is wanted
+        network = Blend(takes_context=True)
+        network.takes_flow = True
+        FrameInterpolationInferer()(run, network)
+        assert all(("flow_px" in call) is wanted for call in network.calls)
+    two = make_run(turning.frames[:2], [0.0, 1.0])
+    assert not moves_as_one(two, plan_times(two, frames_between=1)), "two frames do not tell"
+    for degrees, wanted in ((1.4, True), (0.0, False)):
+        angles = RunGeometry(primary_deg=degrees * np.arange(6), secondary_deg=np.zeros(6))
+        run = make_run(turning.frames, turning.times_s, geometry=angles)
+        assert moves_as_one(run, plan_times(run, frames_between=1)) is wanted
 
 
 def letterbox(value: int = 30) -> np.ndarray:
