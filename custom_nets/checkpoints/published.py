@@ -24,7 +24,8 @@ __all__ = ["load_published", "published_methods", "read_centroids"]
 
 def published_methods() -> dict[str, PublishedWeights]:
     """How the authors' weights of each method are read, by its name: what the networks say in ``published``."""
-    found = [network.published for network in network_classes().values() if "published" in vars(network)]
+    said = (vars(network).get("published") for network in network_classes().values())
+    found = [weights for weights in said if isinstance(weights, PublishedWeights)]
     return {weights.method: weights for weights in sorted(found, key=lambda weights: weights.method)}
 
 

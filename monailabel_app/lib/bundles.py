@@ -82,7 +82,9 @@ def _numbers(value: Any) -> bool:
 
 
 def find_bundles(folder: Path = BUNDLES, names: Iterable[str] | None = None) -> dict[str, Bundle]:
-    """The bundles in a folder that can infer: those with ``inference.json`` and ``metadata.json``.
+    """The bundles in a folder that can be served: those with ``inference.json``, ``metadata.json`` and weights.
+
+    Bundles that are fitted to one scan at a time (``ships_weights: false``) are run by their command.
 
     Args:
         folder: that holds the bundles.
@@ -102,6 +104,8 @@ def find_bundles(folder: Path = BUNDLES, names: Iterable[str] | None = None) -> 
             if (configs / f"{name}.json").is_file()
         }
         root = configs.parent
+        if not read["metadata"].get("ships_weights", True):
+            continue  # fitted to each scan for minutes: no request can wait for that
         found[root.name] = Bundle(root, read["metadata"], read["inference"], read.get("train"))
     if names is not None:
         if missing := sorted(set(names) - set(found)):
