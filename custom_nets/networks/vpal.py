@@ -155,7 +155,7 @@ class VPAL(AttenuationField):
         log2_table: int = 16,
         base: int = 8,
         growth: float = 1.45,
-        dynamic_levels: int = 8,
+        dynamic_levels: int = 6,
         dynamic_base: int = 2,
         dynamic_growth: float = 1.4,
         width: int = 32,
