@@ -95,7 +95,7 @@ def test_a_killed_job_started_again_does_the_rest(weights, tmp_path):
     ranks = [result["rank"] for result in summary["results"]]
     assert ranks.count(0) == ranks.count(1) == 20
     for result in summary["results"]:
-        there = Path(result["output"]).with_name(f"{result['case']}_arssr.json") in done
+        there = out / f"{result['case']}_arssr.json" in done
         assert result["status"] == ("already there" if there else "made")
     assert str(out / "summary.json") in again.stdout
 
