@@ -162,11 +162,11 @@ def test_a_name_that_cannot_be_shown_ends_nothing(weights, tmp_path, monkeypatch
 
 def test_nothing_that_is_shared_says_who_it_is(weights, tmp_path, write_dicom_series):
     """Patient, dates and paths are in none of the files but the derived DICOM itself."""
-    series = tmp_path / "records of DOE" / "series"
+    series = tmp_path / "records of QDOEX" / "series"
     volume = np.random.default_rng(0).random((12, 11, 6)) * 900
-    who = {"PatientName": "DOE^JANE", "PatientID": "K4711", "PatientBirthDate": "19480321", "StudyDate": "20240517"}
+    who = {"PatientName": "QDOEX^JANE", "PatientID": "K4711", "PatientBirthDate": "19480321", "StudyDate": "20240517"}
     write_dicom_series(series, volume, np.diag([1.0, 1.0, 3.0, 1.0]), **who)
-    like = tmp_path / "records of DOE" / "like.nii.gz"
+    like = tmp_path / "records of QDOEX" / "like.nii.gz"
     nib.save(nib.Nifti1Image(np.zeros((12, 11, 12)), np.diag([1.0, 1.0, 1.5, 1.0])), like)
     out = infer(series, tmp_path / "out", scale=None, like=str(like), checkpoint=weights, preview=True)
     infer([str(series)], out, scale=None, like=str(like), checkpoint=weights)
@@ -174,7 +174,7 @@ def test_nothing_that_is_shared_says_who_it_is(weights, tmp_path, write_dicom_se
     assert {path.suffix for path in files} >= {".json", ".png", ".gz"}
     for path in files:
         content = path.read_bytes().lower()
-        for word in (b"doe", b"jane", b"k4711", b"19480321", b"1948", b"20240517", str(tmp_path).encode().lower()):
+        for word in (b"qdoex", b"jane", b"k4711", b"19480321", b"1948", b"20240517", str(tmp_path).encode().lower()):
             assert path.suffix == ".gz" or word not in content, (path, word)
     record = json.loads((out / "series_arssr.json").read_text())
     assert record["options"]["like"] == f"sha256:{file_record(like)['sha256']}"
