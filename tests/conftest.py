@@ -18,7 +18,7 @@ import torch
 from monai.data import MetaTensor
 
 # where tests run whole bundles, servers or tracking
-SLOW_FOLDERS = {"bundles", "label", "tracking", "apps", "gpu"}
+SLOW_FOLDERS = {"bundles", "label", "tracking", "apps", "gpu", "benchmarks"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -171,6 +171,7 @@ def _lasting(record: dict) -> str:
 
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("kind", WORKS)
+@pytest.mark.slow
 def test_killed_and_started_again(kind, tmp_path):
     if kind in ("training", "registering"):
         pytest.importorskip("mlflow")

@@ -268,6 +268,7 @@ def test_command_line(golden: Golden, scale: float):
 
 
 @pytest.mark.parametrize("model", ENCODERS)
+@pytest.mark.slow
 def test_three_training_steps(golden: Golden, model: str):
     data = golden.load(f"train_{model}")
     # in double precision: near the kinks of ReLU and L1 a gradient in single precision depends on the processor

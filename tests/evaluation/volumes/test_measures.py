@@ -64,6 +64,7 @@ def evaluate(files, out, **overrides):
     return {(r["degradation"], r["method"], r["region"], r["metric"]): float(r["value"]) for r in rows}
 
 
+@pytest.mark.slow
 def test_the_whole_evaluation_through_the_bundle(files, tmp_path):
     out = tmp_path / "out"
     found = evaluate(files, out, factors=[3.3, 4], regressor_checkpoint=str(files / "plain.pt"))
