@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import html
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from custom_nets.visualize.page.arrays import PackedArray
 __all__ = ["LARGEST_PAGE", "PageTooLarge", "definitions", "warning_box", "write_page"]
 
 LARGEST_PAGE = 25_000_000  # bytes: what most mail servers still take
-_NIIVUE, _NIIVUE_VERSION = "niivue-0.69.0.umd.js", "0.69.0"
+_NIIVUE, _NIIVUE_VERSION = "niivue-0.69.0.umd.js.gz", "0.69.0"
 # nothing is fetched, whatever a script may try
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' blob:; style-src 'unsafe-inline'; img-src data: blob:; "
@@ -29,7 +30,8 @@ class PageTooLarge(ValueError):
 
 
 def _static(name: str) -> str:
-    return resources.files(__package__).joinpath("static").joinpath(name).read_text(encoding="utf-8")
+    content = resources.files(__package__).joinpath("static").joinpath(name).read_bytes()
+    return (gzip.decompress(content) if name.endswith(".gz") else content).decode("utf-8")
 
 
 def _as_json(content: Any) -> str:
