@@ -23,7 +23,7 @@ class AdversarialTrainer(Trainer):
     optional balanced consistency (bCR). Each iteration is a step of the discriminator and a step of the generator.
 
     ``state.output`` holds ``loss`` (the generator's), ``d_loss``, ``r1`` (of the last iteration that had one),
-    ``real_logit`` and ``fake_logit``.
+    ``real_logit`` and ``fake_logit``: tensors where the networks are, so that no iteration waits for its numbers.
 
     In a distributed run the processes' gradients are averaged here, after each backward pass: wrapped in
     ``DistributedDataParallel``, a discriminator could not be asked for the gradient of its gradient.
@@ -92,7 +92,7 @@ class AdversarialTrainer(Trainer):
         self.consistency_augment = consistency_augment
         self.clip = clip
         self.bfloat16 = amp  # (MONAI makes a gradient scaler where there is an attribute amp)
-        self.r1 = 0.0
+        self.r1: float | torch.Tensor = 0.0
         self.add_event_handler(Events.STARTED, self._same_start)
 
     def _same_start(self, engine: Engine) -> None:
@@ -134,7 +134,7 @@ class AdversarialTrainer(Trainer):
         }
         return self.state.output
 
-    def _discriminator_step(self, real: torch.Tensor) -> tuple[float, float, float]:
+    def _discriminator_step(self, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         self.generator.requires_grad_(False)
         self.discriminator.requires_grad_(True)
         with torch.no_grad():
@@ -151,7 +151,7 @@ class AdversarialTrainer(Trainer):
         _average_gradients(self.discriminator)
         nn.utils.clip_grad_norm_(self.discriminator.parameters(), self.clip)
         self.d_optimizer.step()
-        return float(loss.detach()), float(real_logit.detach().mean()), float(fake_logit.detach().mean())
+        return loss.detach(), real_logit.detach().mean(), fake_logit.detach().mean()
 
     def _penalty_step(self, real: torch.Tensor) -> None:
         real = real.detach().requires_grad_(True)
@@ -160,9 +160,9 @@ class AdversarialTrainer(Trainer):
         (self.r1_weight / 2 * self.r1_interval * penalty).backward()
         _average_gradients(self.discriminator)
         self.d_optimizer.step()
-        self.r1 = float(penalty.detach())
+        self.r1 = penalty.detach()
 
-    def _generator_step(self, batch: int) -> float:
+    def _generator_step(self, batch: int) -> torch.Tensor:
         self.generator.requires_grad_(True)
         self.discriminator.requires_grad_(False)
         loss = generator_loss(self._discriminate(self.augment(self._generate(batch))))
@@ -170,7 +170,7 @@ class AdversarialTrainer(Trainer):
         loss.backward()
         _average_gradients(self.generator)
         self.g_optimizer.step()
-        return float(loss.detach())
+        return loss.detach()
 
 
 def _processes() -> int:

@@ -20,6 +20,7 @@ from ignite.engine import Engine, Events
 from monai.handlers import MLFlowHandler
 
 from custom_nets.bundle.folder import copy_bundle
+from custom_nets.handlers.running_means import RunningMeans
 from custom_nets.utils.record import environment, file_record, git_revision
 from custom_nets.utils.servers import check_server, public_uri
 
@@ -97,7 +98,7 @@ class MLflowRun(MLFlowHandler):
         self.files = files
         self.log_every = log_every
         self.names = Hidden(data, disabled=log_identities)
-        self.values: dict[str, list[float]] = {}
+        self.outputs = RunningMeans()
         self.seen: dict[Path, tuple[int, int, int]] = {}  # files of earlier runs, and those already kept
 
     def attach(self, engine: Engine) -> None:
@@ -188,19 +189,17 @@ class MLflowRun(MLFlowHandler):
             super()._log_metrics(dict(entries[first : first + _BATCH]), step)
 
     def iteration_completed(self, engine: Engine) -> None:
-        for name in getattr(engine, "logged_outputs", ("loss",)):
-            self.values.setdefault(name, []).append(float(engine.state.output[name]))  # type: ignore[index, call-overload]
+        self.outputs.add(engine)
         if engine.state.iteration % self.log_every == 0:
             self.log_means(engine)
 
     def log_means(self, engine: Engine) -> None:
         """A point of the loss curve: means since the last one."""
-        if self.cur_run is None or not self.values:
+        means = {f"train_{name}": value for name, value in self.outputs.take().items()}
+        if self.cur_run is None or not means:
             return
         rate = engine.optimizer.param_groups[0]["lr"]  # type: ignore[attr-defined]
-        means = {f"train_{name}": sum(values) / len(values) for name, values in self.values.items()}
         self._log_metrics({**means, "learning_rate": rate}, step=engine.state.iteration)
-        self.values.clear()
 
     def validated(self, engine: Engine) -> None:
         """Record the metrics of a validation under the number of the training epoch, and its picture."""
