@@ -12,13 +12,11 @@ primitives, ACM Trans Graph 41(4), 2022, https://arxiv.org/abs/2201.05989. Writt
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from custom_nets.networks.layers.attenuation_field import AttenuationField
+from custom_nets.networks.layers.attenuation_field import AttenuationField, SparseMap
 
 __all__ = ["HashEncoding", "VPAL"]
 
@@ -27,6 +25,10 @@ _PRIMES = (1, 2654435761, 805459861, 3674653429)
 
 class HashEncoding(nn.Module):
     """Features of points at several resolutions, interpolated from tables that a hash looks up.
+
+    A scan's voxels never change, so where their corners lie in the tables is a sparse matrix that is made once
+    (:meth:`corner_map`). Time, where it is the last coordinate, is interpolated first, in the tables themselves: the
+    hash only permutes a table from one instant to the next.
 
     Args:
         dims: of a point.
@@ -37,7 +39,8 @@ class HashEncoding(nn.Module):
         growth: cells of a level over those of the one before.
 
     Shape:
-        points [P, dims] in 0 .. 1 -> [P, levels * features].
+        map of points [P, dims] in 0 .. 1 -> [P, levels * features];
+        map of points [P, dims - 1] and times [B] in 0 .. 1 -> [B, P, levels * features].
     """
 
     def __init__(self, dims: int, levels: int, features: int, log2_table: int, base: int, growth: float) -> None:
@@ -48,7 +51,6 @@ class HashEncoding(nn.Module):
         self.dense = [(n + 1) ** dims <= 1 << log2_table for n in self.cells]
         self.tables = nn.ParameterList(nn.Parameter(torch.zeros(size, features)) for size in self.sizes)
         self.active = levels
-        self._remembered: tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]] | None = None
 
     def start(self, generator: torch.Generator) -> None:
         """Draw the tables anew, uniform within 1e-4."""
@@ -56,75 +58,68 @@ class HashEncoding(nn.Module):
             table.data = ((torch.rand(table.shape, generator=generator) * 2 - 1) * 1e-4).to(table.device)
 
     def corners(self, points: torch.Tensor, level: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Numbers [P, 2^d] of the corners around points [P, d], before they are cut to the table, and their weights.
-
-        With one dimension less than the encoding has, the last one is still to come.
-        """
+        """Entries [P, 2^d] of a level's table at the corners around points [P, d], and their weights."""
         cells = self.cells[level]
         place = points.clamp(0, 1) * cells
         base = place.floor().clamp(max=cells - 1).long()  # [P, d]
         share = place - base
-        number = base.new_zeros(len(points), 1)
+        entry = base.new_zeros(len(points), 1)
         weight = share.new_ones(len(points), 1)
         for axis in range(points.shape[1]):
-            part = torch.stack([base[:, axis], base[:, axis] + 1], 1)[:, None]  # [P, 1, 2]
-            number = self._joined(number[:, :, None], part, axis, level).flatten(1)  # [P, 2^(axis + 1)]
+            index = torch.stack([base[:, axis], base[:, axis] + 1], 1)[:, None]  # [P, 1, 2]
+            entry = self._joined(entry[:, :, None], index, axis, level).flatten(1)  # [P, 2^(axis + 1)]
             weight = (weight[:, :, None] * torch.stack([1 - share[:, axis], share[:, axis]], 1)[:, None]).flatten(1)
-        return number, weight
+        return entry, weight
 
-    def _joined(self, number: torch.Tensor, index: torch.Tensor, axis: int, level: int) -> torch.Tensor:
+    def _joined(self, entry: torch.Tensor, index: torch.Tensor, axis: int, level: int) -> torch.Tensor:
         if self.dense[level]:
-            return number + index * (self.cells[level] + 1) ** axis
-        return number ^ (index * _PRIMES[axis])
+            return entry + index * (self.cells[level] + 1) ** axis
+        return (entry ^ (index * _PRIMES[axis])) & (self.sizes[level] - 1)
 
-    def forward(self, points: torch.Tensor, time: torch.Tensor | None = None) -> torch.Tensor:
-        """Encode points; those of the call before are remembered, as a scan's voxels never change.
+    def corner_map(self, points: torch.Tensor) -> SparseMap:
+        """Make the map from all tables, one below the other, to the levels of each point.
 
         Args:
-            points: [P, dims], or [P, dims - 1] with ``time``.
-            time: one number in 0 .. 1, the last coordinate of all points.
+            points: [P, dims] in 0 .. 1; [P, dims - 1] where time is to come.
         """
-        if self._remembered is None or self._remembered[0] is not points:
-            self._remembered = points, [self.corners(points, level) for level in range(self.levels)]
+        rows, columns, weights, begin = [], [], [], 0
+        point = torch.arange(len(points), device=points.device)
+        for level in range(self.levels):
+            entry, weight = self.corners(points, level)
+            rows.append((point * self.levels + level).repeat_interleave(entry.shape[1]))
+            columns.append(entry.flatten() + begin)
+            weights.append(weight.flatten())
+            begin += self._instant(level, points.shape[1])
+        shape = (len(points) * self.levels, begin)
+        return SparseMap(torch.cat(rows), torch.cat(columns), torch.cat(weights), shape)
+
+    def _instant(self, level: int, dims: int) -> int:
+        """Entries of a table that the first ``dims`` coordinates choose from."""
+        return (self.cells[level] + 1) ** dims if self.dense[level] else self.sizes[level]
+
+    def at(self, time: torch.Tensor) -> torch.Tensor:
+        """All tables, one below the other, at times [B] in 0 .. 1: [S, B, features]."""
         found = []
-        for level, table in enumerate(self.tables[: self.active]):
-            number, weight = self._remembered[1][level]
-            if time is not None:
-                place = time.clamp(0, 1) * self.cells[level]
-                base = place.floor().clamp(max=self.cells[level] - 1)
-                share, base = place - base, base.long()
-                number = torch.cat([self._joined(number, base + k, self.dims - 1, level) for k in (0, 1)], 1)
-                weight = torch.cat([weight * (1 - share), weight * share], 1)
-            if not self.dense[level]:
-                number = number & (self.sizes[level] - 1)
-            found.append(_lookup(table, number, weight))
-        silent = (self.levels - self.active) * self.features  # levels to come are zero
-        return F.pad(torch.cat(found, dim=1), (0, silent))
+        for level, table in enumerate(self.tables):
+            cells = self.cells[level]
+            place = time.clamp(0, 1) * cells
+            base = place.floor().clamp(max=cells - 1)
+            share = (place - base)[:, None]
+            every = torch.arange(self._instant(level, self.dims - 1), device=time.device)  # [S]
+            before, after = (
+                F.embedding(self._joined(every[:, None], base.long() + step, self.dims - 1, level), table)
+                for step in (0, 1)
+            )  # [S, B, features]
+            found.append(before + share * (after - before))
+        return torch.cat(found)
 
-
-class _Lookup(torch.autograd.Function):
-    """Weighted sum of table entries; PyTorch's own (``embedding_bag``) is ten times as slow backwards."""
-
-    @staticmethod
-    def forward(ctx: Any, table: torch.Tensor, entry: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        ctx.save_for_backward(entry, weight)
-        ctx.size = len(table)
-        if table.is_meta or entry.is_meta:
-            return (table[entry] * weight[..., None]).sum(1)
-        return F.embedding_bag(entry, table, per_sample_weights=weight.to(table.dtype), mode="sum")
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
-        entry, weight = ctx.saved_tensors
-        columns = []
-        for feature in grad.T:  # a histogram for each is the fastest sum into a table there is
-            amount = (weight * feature[:, None]).flatten()
-            total = amount.new_zeros(ctx.size)
-            columns.append(total.index_add_(0, entry.flatten(), amount))
-        return torch.stack(columns, dim=1), None, None
-
-
-_lookup = _Lookup.apply
+    def forward(self, corners: SparseMap, time: torch.Tensor | None = None) -> torch.Tensor:
+        """Encode the points of a :meth:`corner_map`; with ``time`` [B], at these times."""
+        tables = torch.cat(list(self.tables))[:, None] if time is None else self.at(time)  # [S, B, features]
+        found = corners(tables.flatten(1)).unflatten(1, tables.shape[1:])  # [P * levels, B, features]
+        found = found.unflatten(0, (-1, self.levels))[:, : self.active]  # levels to come are zero
+        found = F.pad(found.permute(2, 0, 1, 3), (0, 0, 0, self.levels - self.active)).flatten(2)
+        return found[0] if time is None else found  # [B, P, levels * features]
 
 
 def _perceptron(inputs: int, width: int, hidden: int) -> nn.Sequential:
@@ -174,7 +169,8 @@ class VPAL(AttenuationField):
         self.width, self.hidden = width, hidden
         self.sparsity = sparsity
         self.rectified = rectified
-        self.points: torch.Tensor | None = None
+        self.space_map: SparseMap | None = None  # of probability and still field
+        self.moving_map: SparseMap | None = None
         self._mean_probability: torch.Tensor | None = None
 
     @classmethod
@@ -186,7 +182,9 @@ class VPAL(AttenuationField):
         _, grid = self.bound()
         places = torch.stack(torch.unravel_index(self.voxels, grid.volume_shape), -1)
         sizes = torch.tensor(grid.volume_shape, device=places.device)
-        self.points = ((places + 0.5) / sizes).float()  # [M, 3] in the volume's box
+        points = ((places + 0.5) / sizes).float()  # [M, 3] in the volume's box
+        self.space_map = self.probability[0].corner_map(points)  # type: ignore[operator]
+        self.moving_map = self.moving[0].corner_map(points)  # type: ignore[operator]
         for encoding, perceptron in (self.probability, self.still, self.moving):
             encoding.start(generator)
             for layer in perceptron:
@@ -210,19 +208,18 @@ class VPAL(AttenuationField):
     def vessel_probability(self) -> torch.Tensor:
         """p at the voxels, [M]."""
         encoding, perceptron = self.probability
-        return torch.sigmoid(perceptron(encoding(self.points)))[:, 0]
+        return torch.sigmoid(perceptron(encoding(self.space_map)))[:, 0]
 
     def attenuation(self, time_s: torch.Tensor) -> torch.Tensor:
         _, grid = self.bound()
         p = self.vessel_probability()  # [M]
         self._mean_probability = p.mean()
         encoding, perceptron = self.still
-        still = self._attenuation(perceptron(encoding(self.points)))[:, 0]  # [M]
+        still = self._attenuation(perceptron(encoding(self.space_map)))[:, 0]  # [M]
         encoding, perceptron = self.moving
-        moving = []
-        for time in time_s.float() / max(grid.duration_s, 1e-9):
-            moving.append(self._attenuation(perceptron(encoding(self.points, time)))[:, 0])
-        return (1 - p) * still + p * torch.stack(moving)  # [B, M]
+        time = time_s.float() / max(grid.duration_s, 1e-9)
+        moving = self._attenuation(perceptron(encoding(self.moving_map, time)))[..., 0]  # [B, M]
+        return (1 - p) * still + p * moving
 
     def regularization(self) -> torch.Tensor:
         mean = self.vessel_probability().mean() if self._mean_probability is None else self._mean_probability
