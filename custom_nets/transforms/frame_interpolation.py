@@ -194,7 +194,8 @@ class RandFrameGapd(Randomizable, MapTransform):
     def _cut(self, frame: Array, box: tuple[int, int]) -> Array:
         size = self.crop_size
         piece = np.asarray(frame[box[0] : box[0] + size, box[1] : box[1] + size], dtype=np.float32)
-        return np.pad(piece, ((0, size - piece.shape[0]), (0, size - piece.shape[1])), mode="edge")
+        missing = (size - piece.shape[0], size - piece.shape[1])
+        return np.pad(piece, ((0, missing[0]), (0, missing[1])), mode="edge") if any(missing) else piece
 
     def _draw_view(self) -> tuple[Any, ...]:
         """A random one of the eight ways to look at a square, as an index of [..., S, S]."""
@@ -269,7 +270,9 @@ class RandSimulatedGapd(RandFrameGapd):
     def _noise(self, blur_px: float) -> Array:
         from scipy.ndimage import gaussian_filter
 
-        noise = self.R.standard_normal((self.crop_size,) * 2).astype(np.float32)
+        # a generator of float32: twice as fast as RandomState
+        generator = np.random.Generator(np.random.SFC64(int(self.R.randint(2**31))))
+        noise = generator.standard_normal((self.crop_size,) * 2, dtype=np.float32)
         if blur_px < 0.3:
             return noise
         noise = gaussian_filter(noise, blur_px, truncate=3)
