@@ -51,7 +51,8 @@ def close(found: torch.Tensor, wanted: torch.Tensor, share: float) -> None:
 def close_in_bfloat16(found: torch.Tensor, wanted: torch.Tensor, share: float = 1e-2) -> None:
     """Of the size of the values, the error is no more than this share on the whole, and nowhere five times as much.
 
-    (bfloat16 has eight binary digits: a single rounding is worth up to 0.4 %.)
+    (bfloat16 has eight binary digits: a single rounding is worth up to 0.4 %, and a network makes hundreds one after
+    another. No single layer is to blame: see docs/gpu.md.)
     """
     found, wanted = found.detach().float().cpu(), wanted.detach().float().cpu()
     assert found.shape == wanted.shape and bool(torch.isfinite(found).all())

@@ -20,6 +20,7 @@ from tests.gpu.conftest import close, close_in_bfloat16
 from tests.gpu.test_networks import FLOAT32, made
 
 SIZE = {"cpu": 12, "cuda": 48}
+TRAINED = 4e-3  # root mean square error in bfloat16 of the shipped weights; nowhere five times as much
 
 
 def shipped(bundle: str) -> Any:
@@ -50,7 +51,7 @@ def test_implicit(name, options, device):
     if not options:
         wanted = ImplicitVolumeInferer(scale=2)(image, network).as_tensor()
         half = ImplicitVolumeInferer(scale=2, precision="bfloat16")(image, network.to(device)).as_tensor()
-        close_in_bfloat16(half, wanted)
+        close_in_bfloat16(half, wanted, TRAINED if name == "arssr" else 1e-2)
 
 
 def test_implicit_on_an_oblique_grid(device):
@@ -70,7 +71,8 @@ def test_thick_slices(name, options, device):
     close(*both(ThickSliceInferer(**options), image, network, device), FLOAT32)
     if not options:
         wanted = ThickSliceInferer()(image, network).as_tensor()
-        close_in_bfloat16(ThickSliceInferer(precision="bfloat16")(image, network.to(device)).as_tensor(), wanted)
+        half = ThickSliceInferer(precision="bfloat16")(image, network.to(device)).as_tensor()
+        close_in_bfloat16(half, wanted, TRAINED if name == "transmrsr" else 1e-2)
 
 
 @pytest.mark.parametrize("name", ["MoStDSA", "SymmetricMoStDSA", "most_dsa"])
@@ -83,7 +85,8 @@ def test_frames(name, device):
         inferer = FrameInterpolationInferer(frames_between=3, precision=precision)
         found = inferer(run, deepcopy(network).to(device), device=device).frames.astype(np.float32)
         if precision == "bfloat16":
-            close_in_bfloat16(torch.as_tensor(found), torch.as_tensor(wanted))
+            share = TRAINED if name == "most_dsa" else 1e-2
+            close_in_bfloat16(torch.as_tensor(found), torch.as_tensor(wanted), share)
         else:  # stored values are whole numbers: one may be off
             close(torch.as_tensor(found), torch.as_tensor(wanted), FLOAT32 + 1 / 4000)
 
