@@ -22,7 +22,7 @@ from monai.handlers import MLFlowHandler
 from custom_nets.bundle.folder import copy_bundle
 from custom_nets.handlers.running_means import RunningMeans
 from custom_nets.utils.record import environment, file_record, git_revision
-from custom_nets.utils.servers import check_server, public_uri
+from custom_nets.utils.servers import check_server, make_database, public_uri
 
 __all__ = ["MLflowEvaluation", "MLflowRun", "data_record"]
 
@@ -86,6 +86,7 @@ class MLflowRun(MLFlowHandler):
     ) -> None:
         if (variable := os.environ.get("MLFLOW_TRACKING_URI")) and variable != tracking_uri:
             logger.warning("MLFLOW_TRACKING_URI sends this run to %s", public_uri(variable))
+        make_database(variable or tracking_uri)
         super().__init__(tracking_uri=tracking_uri, experiment_name=experiment_name, run_name=run_name)
         self.settings = settings
         self.data = data

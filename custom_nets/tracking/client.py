@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from custom_nets.utils.servers import check_server, public_uri
+from custom_nets.utils.servers import check_server, make_database, public_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -63,6 +63,7 @@ def open_client(tracking_uri: str | None = None, create: bool = False) -> Mlflow
         if not create and not path.is_file():
             raise FileNotFoundError(f"no MLflow data base at {path}.")
         uri = _SQLITE + path.as_posix()
+        make_database(uri)
     if uri.startswith(("http://", "https://")):
         check_server(uri)
     from mlflow import MlflowClient
