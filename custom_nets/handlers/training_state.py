@@ -54,7 +54,6 @@ class TrainingState:
         self.save = save
         self.interval = interval
         self.time_budget = time_budget
-        self.written: int | None = None  # the epoch whose state is in the file
         if resume and not self.path.is_file():
             raise FileNotFoundError(
                 f"nothing to resume: {self.path} does not exist. Start without --resume True, or give the --output_dir "
@@ -69,12 +68,13 @@ class TrainingState:
             engine.add_event_handler(Events.COMPLETED, self.write_last)
 
     def write_last(self, engine: Engine) -> None:
-        if self.written != engine.state.epoch:
-            self.write(engine)
+        """After all that others write at the end: a training that was killed before goes on to there."""
+        self.write(engine, complete=True)
 
-    def write(self, engine: Engine) -> None:
+    def write(self, engine: Engine, complete: bool = False) -> None:
         state: dict[str, Any] = {name: item.state_dict() for name, item in self.objects.items()}
         state["epoch"], state["iteration"] = engine.state.epoch, engine.state.iteration
+        state["complete"] = complete
         if self.time_budget is not None:
             state["time_budget"] = self.time_budget.state_dict()
         if getattr(engine, "scaler", None) is not None:
@@ -83,7 +83,6 @@ class TrainingState:
             best = self.evaluator.state
             state["best"] = {"metric": float(best.best_metric), "epoch": int(best.best_metric_epoch)}
         write_checkpoint(self.path, state)
-        self.written = engine.state.epoch
 
     def load(self, engine: Engine) -> None:
         """
@@ -95,7 +94,8 @@ class TrainingState:
         if not isinstance(epoch, int):
             raise ValueError(f"{self.path} does not say its epoch: it is no state of a training.")
         timed = self.time_budget is not None and self.time_budget.budget is not None
-        if not timed and epoch >= (engine.state.max_epochs or 0):
+        wanted = engine.state.max_epochs or 0
+        if not timed and (epoch > wanted or (epoch == wanted and state.get("complete", True))):
             raise ValueError(
                 f"{self.path} is already at epoch {epoch}: give --max_epochs above {epoch} to train it longer."
             )
