@@ -17,6 +17,7 @@ from monai.data.utils import list_data_collate
 from monai.inferers import Inferer
 from tqdm import tqdm
 
+from custom_nets.data.volumes.padding import measured_box
 from custom_nets.geometry import Grid, as_triple
 from custom_nets.inferers.measured_blur import BlurOptions, MeasuredBlur, to_measured
 from custom_nets.inferers.streaming import PlaneStreamer
@@ -192,6 +193,8 @@ class ImplicitVolumeInferer(Inferer):
             target = self.target_grid(source)
             source.check_overlap(target)
             affine = torch.as_tensor(self.stored_affine(source, target))
+            item = measured_box(item)
+            source = Grid.of(item)
             meta = {key: value for key, value in item.meta.items() if key != "affine"}
             blur = None
             if network.adds_interpolation:  # the published network knows nothing of it
@@ -260,13 +263,14 @@ class ImplicitVolumeInferer(Inferer):
                 stacklevel=2,
             )
         matrices: list[torch.Tensor | None] = [None, None, None]
-        outside = {}
         if positions is not None:
+            seen = tuple(_inside(p, n) for p, n in zip(positions, source.shape, strict=True))
+            if any(part.start == part.stop for part in seen):
+                return torch.full(target.shape, float(volume.min()))
+            positions = [p[part] for p, part in zip(positions, seen, strict=True)]
             for axis in coarser:
-                wanted = positions[axis]
-                outside[axis] = torch.as_tensor((wanted < -0.5 - 1e-6) | (wanted > source.shape[axis] - 0.5 + 1e-6))
                 step = float(1 / scale[axis])
-                matrices[axis] = slice_profile_matrix(source.shape[axis], wanted, step, "gaussian").float()
+                matrices[axis] = slice_profile_matrix(source.shape[axis], positions[axis], step, "gaussian").float()
                 positions[axis] = np.arange(source.shape[axis], dtype=np.float64)
         scale = np.maximum(scale, 1.0)
         max_scale = getattr(network, "max_scale", None)
@@ -291,9 +295,11 @@ class ImplicitVolumeInferer(Inferer):
                 if reports is not None:
                     reports.append(report)
             out = apply_separable(out.permute(*np.argsort(order).tolist()).contiguous(), matrices)
-            for axis, beyond in outside.items():
-                out.movedim(axis, 0)[beyond] = run.background
-            return out
+            if tuple(out.shape) == target.shape:
+                return out
+            whole = torch.full(target.shape, run.background)
+            whole[seen] = out
+            return whole
         if self.strength < 1:
             raise ValueError(
                 "strength below 1 is for grids that lie along the input's axes: give --spacing or --scale, and "
@@ -379,6 +385,12 @@ class ImplicitVolumeInferer(Inferer):
                 "largest_deviation_after": None,
             },
         }
+
+
+def _inside(positions: np.ndarray, n: int) -> slice:
+    """Which positions along an axis lie in the field of view of its n voxels (they run one way)."""
+    found = np.flatnonzero((positions >= -0.5 - 1e-6) & (positions <= n - 0.5 + 1e-6))
+    return slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 0)
 
 
 class _VolumeDecoder:

@@ -17,6 +17,7 @@ from monai.inferers import Inferer
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from custom_nets.data.volumes.padding import measured_box
 from custom_nets.geometry import Grid, as_triple, nearest_axes
 from custom_nets.inferers.implicit import resolve_grid
 from custom_nets.inferers.measured_blur import BlurOptions, MeasuredBlur
@@ -234,6 +235,9 @@ class ThickSliceInferer(Inferer):
             axis = find_thick_axis(source, self.thick_axis)
             target = self.target_grid(source) if like is None else resolve_grid(source, like=like)
             source.check_overlap(target)
+            item = measured_box(item)
+            source = Grid.of(item)
+            find_thick_axis(source, axis)
             blur = self._blur_of(item, source, axis)
             values, deviations, reports = [], [], []
             for volume in item.as_tensor():

@@ -31,6 +31,7 @@ def check_server(uri: str) -> None:
         reason = getattr(error, "reason", error)
         raise ConnectionError(f"no MLflow server answers at {public_uri(uri)}: {reason}") from error
 
+
 def make_database(tracking_uri: str) -> None:
     """Make the SQLite data base of an address where there is none, whole or not at all; other addresses pass.
 

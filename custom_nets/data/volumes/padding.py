@@ -1,4 +1,4 @@
-"""Voxels where nothing was measured: found, filled before a network sees them, and put back where it has written.
+"""Voxels where nothing was measured: found, kept from networks, and put back where these have written.
 
 A value far below or above the signal (-32768 around a head) would stretch the range that a network works in, and all
 that was measured would be squeezed into what is left of it.
@@ -7,16 +7,21 @@ that was measured would be squeezed into what is left of it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
+from monai.data import MetaTensor
 from numpy.typing import NDArray
 
 from custom_nets.geometry import Grid
 
-__all__ = ["Padding", "find_padding", "padding_on"]
+__all__ = ["Padding", "find_padding", "measured_box", "padding_on"]
 
 _WITHIN = 0.01  # a padding value no further from the signal than this share of its range is a background like others
 _LEAST_SHARE = 0.01  # of all voxels: a border that no header names must be as large
+_SIGNAL = 0.1  # of the intensity range: air is below
+_CUT = 0.2  # share of the voxels beside padding that show signal, from which on it cuts the head off
 
 
 @dataclass(frozen=True)
@@ -85,11 +90,47 @@ def _is_border(mask: NDArray[np.bool_]) -> bool:
 
 
 def padding_on(target: Grid, source: Grid, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The mask [x, y, z] of ``source`` on ``target``: that of the nearest voxel, False outside."""
+    """The mask [x, y, z] of ``source`` on ``target``: where half of what is around was padding; False outside."""
     from scipy.ndimage import affine_transform
 
     matrix = source.index_map(target)
-    found = affine_transform(
-        mask.astype(np.uint8), matrix[:3, :3], matrix[:3, 3], output_shape=target.shape, order=0, mode="grid-constant"
-    )
-    return found.astype(bool)
+
+    def on_target(values: NDArray[Any], order: int, mode: str) -> NDArray[Any]:
+        shift, shape = matrix[:3, 3], target.shape
+        return affine_transform(values, matrix[:3, :3], shift, output_shape=shape, order=order, mode=mode)
+
+    inside = on_target(np.ones(source.shape, np.uint8), 0, "grid-constant").astype(bool)
+    return inside & (on_target(mask.astype(np.float32), 1, "nearest") >= 0.5 - 1e-4)
+
+
+def measured_box(image: MetaTensor) -> MetaTensor:
+    """The part of a volume that a network may see: without planes of padding at which the head is cut off.
+
+    What is padded lies in air as a rule, and its lowest value, which it has from the reader, is near to what would have
+    been measured. Where a field of view was filled up that ends within the head, that would be an edge that is not
+    there, so the volume ends with what was measured: the same as of a scan that nobody filled up.
+
+    Args:
+        image: [C, x, y, z], intensities of about [0, 1] with the background at the lower end; its ``meta`` says what is
+            padding, see :func:`custom_nets.transforms.load_volume`.
+
+    Returns:
+        The image itself where nothing is cut off.
+    """
+    mask = image.meta.get("padding")
+    if mask is None:
+        return image
+    measured = ~np.asarray(mask, dtype=bool).all(axis=0)
+    signal = (image.as_tensor().cpu().numpy() > _SIGNAL).any(axis=0) & measured
+    box = []
+    for axis, n in enumerate(measured.shape):
+        planes = tuple({0, 1, 2} - {axis})
+        share = signal.sum(axis=planes) / np.maximum(measured.sum(axis=planes), 1)
+        first, *_, last = np.flatnonzero(measured.any(axis=planes))
+        box.append(slice(first if share[first] > _CUT else 0, last + 1 if share[last] > _CUT else n))
+    if all(part == slice(0, n) for part, n in zip(box, measured.shape, strict=True)):
+        return image
+    affine = image.affine.clone()
+    affine[:3, 3] += affine[:3, :3] @ torch.tensor([part.start for part in box], dtype=affine.dtype)
+    meta = {key: value for key, value in image.meta.items() if key != "affine"}
+    return MetaTensor(image.as_tensor()[(slice(None), *box)].clone(), affine=affine, meta=meta)

@@ -9,14 +9,18 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+import torch
+from monai.data import MetaTensor
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from custom_nets.data.cases import find_cases
 from custom_nets.data.volumes.dicom_writer import write_mr_series
-from custom_nets.data.volumes.padding import find_padding, padding_on
+from custom_nets.data.volumes.padding import find_padding, measured_box, padding_on
 from custom_nets.geometry import Grid
-from custom_nets.transforms import SaveVolumed, load_volume
+from custom_nets.inferers import ImplicitVolumeInferer, ThickSliceInferer
+from custom_nets.networks import AnySizeTransMRSR, ResidualArSSR
+from custom_nets.transforms import SaveVolumed, ScaleToUnitRanged, load_volume
 from tests.tools.field_files import head, mr_series, put_text
 
 VOLUME = head()
@@ -114,6 +118,53 @@ def test_backgrounds_holes_and_lesions_are_no_padding(save_nifti) -> None:
         load_volume(save_nifti(hole))
     scored = np.where(VOLUME < 50, 0, VOLUME).astype(np.float32)
     assert find_padding((scored - scored.mean()) / scored.std()) is None
+
+
+@pytest.mark.parametrize("inferer", [ImplicitVolumeInferer, ThickSliceInferer])
+@pytest.mark.parametrize(("rows", "consistent"), [(1, False), (5, False), (5, True)])
+def test_padded_and_unpadded_scans_give_the_same_where_both_measured(
+    tmp_path: Path, inferer, rows: int, consistent: bool
+) -> None:
+    """Rows in air that were padded are empty; where the head is cut off, the scan ends."""
+    torch.manual_seed(0)
+    thick = {"slices": 3, "widths": (8, 16), "style_dim": 16, "head_width": 4, "num_centroids": 0}
+    thin = {"feature_dim": 4, "num_features": 4, "growth": 4, "num_blocks": 1, "num_layers": 1, "decoder_width": 8}
+    network = (AnySizeTransMRSR(**thick) if inferer is ThickSliceInferer else ResidualArSSR(**thin)).eval()
+    for weights in network.parameters():
+        torch.nn.init.normal_(weights, std=0.1)  # a network that has not learned yet adds nothing
+
+    def result(name: str, volume: np.ndarray, like: Grid, edit=None, first_row: int = 0) -> MetaTensor:
+        def moved(dataset, k: int) -> None:
+            dataset.ImagePositionPatient = [0, first_row, 3 * k]
+            if edit is not None:
+                edit(dataset, k)
+
+        mr_series(tmp_path / name, volume, moved)
+        image = ScaleToUnitRanged("image")({"image": load_volume(tmp_path / name)})["image"]
+        return inferer(like=like, data_consistency=consistent)(image[None], network)[0]
+
+    mr_series(tmp_path / "whole", VOLUME)
+    like = Grid.of(load_volume(tmp_path / "whole")).rescaled((1, 1, 3))
+    hidden, empty = VOLUME.copy(), VOLUME.copy()
+    hidden[:, :rows], empty[:, :rows] = -32768, VOLUME[:, rows:].min()
+    found = result("hidden", hidden, like, padded(-32768))[0, :, rows:].as_tensor()
+    if rows == 1:
+        wanted = result("empty", empty, like)[0, :, rows:].as_tensor()
+    else:
+        wanted = result("cut", VOLUME[:, rows:], like, first_row=rows)[0, :, rows:].as_tensor()
+    assert float((found - wanted).abs().max()) < 1e-4
+    assert float(wanted.std()) > 0.1
+
+
+def test_a_volume_ends_with_what_was_measured_where_padding_cuts_the_head_off(save_nifti) -> None:
+    volume = VOLUME.astype(np.float32)
+    volume[:6], volume[:, -1:] = np.nan, np.nan  # through the middle, and in air
+    image = ScaleToUnitRanged("image")({"image": load_volume(save_nifti(volume))})["image"]
+    part = measured_box(image)
+    np.testing.assert_array_equal(part.numpy(), image[:, 6:].numpy())
+    np.testing.assert_allclose(
+        part.affine @ torch.tensor([0.0, 0, 0, 1], dtype=torch.float64), image.affine[:, 0] * 6 + image.affine[:, 3]
+    )
 
 
 def test_padding_lies_at_the_same_place_on_another_grid() -> None:
