@@ -21,12 +21,14 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from custom_nets.apps.simulate_acquisition import write_phantom
 from custom_nets.bundle.folder import find_bundles
 from custom_nets.simulation.acquisition import run_times, simulated_run, write_simulated_run
 from custom_nets.simulation.dsa import DSASettings, DSASimulator
+from custom_nets.simulation.phantom import NOISE, PhantomSettings, VesselFlowPhantom
 from custom_nets.transforms import DegradeVolumed, LoadVolumed, SaveVolumed
 
-__all__ = ["degraded_brain", "every_second_frame", "run_demo"]
+__all__ = ["degraded_brain", "every_second_frame", "run_demo", "turning_scan"]
 
 
 def _run(*words: str) -> None:
@@ -91,6 +93,29 @@ def every_second_frame(folder: str | Path, seed: int, num_frames: int, fps: floa
     print(f"{half}: its mask and every second frame, {len(rest) - 1} instead of {num_frames}")
 
 
+def turning_scan(folder: str | Path, seed: int, voxels: int, frames: int) -> None:
+    """Write a small simulated rotational DSA as a folder (``scan``), its truth in ``scan/truth``.
+
+    Args:
+        folder: to write to.
+        seed: of vessels, bolus, turn and noise.
+        voxels: along each edge of the volume, which is 125 mm.
+        frames: of the turn.
+    """
+    voxel_mm = 125 / voxels
+    settings = PhantomSettings(
+        frames=frames,
+        size=(int(1.25 * voxels), int(1.5 * voxels)),
+        pixel_mm=1.3 * voxel_mm,
+        volume_shape=(voxels,) * 3,
+        voxel_mm=voxel_mm,
+        smallest_radius_mm=0.3 * voxel_mm,
+        counts=NOISE["moderate"],
+    )
+    scan = write_phantom(VesselFlowPhantom(seed, settings), Path(folder) / "scan")
+    print(f"{scan}: a simulated rotational DSA, {frames} frames of {settings.size[0]} x {settings.size[1]}")
+
+
 def run_demo(bundle: Path, output_dir: Path) -> list[str]:
     """Make the data of a bundle's demo, run its commands, and give the lines that say where to look."""
     configs = bundle / "configs"
@@ -99,7 +124,9 @@ def run_demo(bundle: Path, output_dir: Path) -> list[str]:
     demo = json.loads(text.replace("FOLDER", json.dumps(str(folder))[1:-1]))
     ConfigParser({"data": {**demo["data"], "folder": str(folder / "input")}}).get_parsed_content("data")
     for command in demo["commands"]:
-        options = {"config_file": f"{configs}/{command['config_file']}", **_without(command, "config_file")}
+        files = command["config_file"]
+        files = f"{configs}/{files}" if isinstance(files, str) else [f"{configs}/{file}" for file in files]
+        options = {"config_file": files, **_without(command, "config_file")}
         words = (word for name, value in options.items() for word in (f"--{name}", _word(value)))
         _run("-m", "monai.bundle", "run", *words)
     return [f"{what:10} {where}" for what, where in demo["look_at"].items()]

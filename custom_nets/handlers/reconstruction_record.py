@@ -1,4 +1,4 @@
-"""A JSON record and a preview picture beside each reconstruction."""
+"""A JSON record, a preview picture and a page beside each reconstruction."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from custom_nets.handlers.inference_record import InferenceRecord
 from custom_nets.inferers.reconstruction import Reconstruction
 from custom_nets.utils.files import absolute, write_json
 from custom_nets.utils.record import environment, file_record, peak_memory_gib, shareable, shareable_options
+from custom_nets.visualize.page.reconstructions import reconstruction_page
 from custom_nets.visualize.page.words import shown_name
 from custom_nets.visualize.reconstruction import reconstruction_figure
 
@@ -22,7 +23,7 @@ __all__ = ["ReconstructionRecord"]
 
 
 class ReconstructionRecord(InferenceRecord):
-    """Writes ``<case>_preview.png`` and then ``<case>_record.json`` for every case of a
+    """Writes ``<case>_preview.png``, ``<case>.html`` and then ``<case>_record.json`` for every case of a
     :class:`custom_nets.engines.ReconstructionEvaluator`.
 
     The record begins with the warnings: a scan that does not fit is said first.
@@ -32,16 +33,32 @@ class ReconstructionRecord(InferenceRecord):
         fitting: the ``ScanFitting``, for its settings.
         options: what was asked for; goes into the record as it is.
         preview: draw the picture.
+        report: write the page (see :mod:`custom_nets.visualize.page`).
+        report_identity: the page says whose scan it is and when it was taken.
     """
 
-    def __init__(self, saver: Any, fitting: Any, options: dict[str, Any], preview: bool = True) -> None:
+    def __init__(
+        self,
+        saver: Any,
+        fitting: Any,
+        options: dict[str, Any],
+        preview: bool = True,
+        report: bool = False,
+        report_identity: bool = False,
+    ) -> None:
         self.saver, self.fitting, self.preview = saver, fitting, preview
         # records go to others: files are known by their names
         named = {key: Path(options[key]).name for key in ("fit_file", "mask") if options.get(key)}
         self.options = {**options, **named}
         self.asked = json.loads(json.dumps(shareable_options(options), default=str))  # as records hold it
         self.checkpoint = options.get("fit_file")
-        self.report = False
+        self.report, self.report_identity = report, report_identity
+
+    def lacks(self, record: Path) -> bool:
+        return self.report and not self._page(record).is_file()
+
+    def _page(self, record: Path) -> Path:
+        return record.with_name(record.name.removesuffix("_record.json") + ".html")
 
     def differences(self, path: Path) -> str:
         try:
@@ -119,6 +136,11 @@ class ReconstructionRecord(InferenceRecord):
             "versions": environment(),
             "note": "Research use only. What lies between the measured views is estimated, not measured.",
         }
+        page = self._page(record)
+        if self.report:
+            reconstruction_page(page, output, content, identity=self.report_identity)
+        else:
+            page.unlink(missing_ok=True)  # it would show an earlier result
         write_json(record, shareable(content))
 
 

@@ -16,7 +16,7 @@ import torch
 from monai.inferers import Inferer
 from numpy.typing import NDArray
 
-from custom_nets.data.angiography.arrival import half_rise_time
+from custom_nets.data.angiography.arrival import half_rise_time, vessel_level
 from custom_nets.data.angiography.views import Acquisition
 from custom_nets.engines.scan_fitting import FitCurve, ScanFitting, acquisition_fingerprint
 from custom_nets.geometry.cone_beam import ConeBeam
@@ -30,7 +30,6 @@ __all__ = ["Reconstruction", "ReconstructionInferer", "load_fit", "save_fit"]
 logger = logging.getLogger(__name__)
 
 _FORMAT = "custom_nets scan fit 1"
-_VESSEL = 0.2  # of the attenuation of well filled vessel: a voxel that never gets there is no vessel
 
 
 @dataclass(eq=False)
@@ -63,9 +62,7 @@ class Reconstruction:
     @cached_property
     def vessel_level(self) -> float:
         """Attenuation in 1/mm that a voxel has to reach at some time to count as vessel."""
-        peak = self._curves[1].max(0)
-        filled = peak[peak > 0.05 * peak.max()] if peak.size else peak
-        return _VESSEL * float(np.quantile(filled, 0.98)) if filled.size else 0.0
+        return vessel_level(self._curves[1].max(0))
 
     @cached_property
     def _curves(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

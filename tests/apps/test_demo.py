@@ -10,6 +10,7 @@ import pytest
 
 from custom_nets.apps import demo
 from custom_nets.bundle.folder import find_bundles
+from custom_nets.data.angiography.acquisition_reader import read_acquisition
 from custom_nets.data.angiography.reader import read_angiography
 from tests.tools.xa_writer import validator_errors
 
@@ -27,6 +28,13 @@ def test_every_second_frame_is_dropped(tmp_path):
     assert half.times_s[-1] == pytest.approx(complete.times_s[-1]), "nothing at the end that nobody could fill"
 
 
+def test_a_turning_scan_is_one_that_a_bundle_reads(tmp_path):
+    demo.turning_scan(tmp_path, seed=3, voxels=16, frames=12)
+    scan = read_acquisition(tmp_path / "scan")
+    assert scan.projections.shape == (12, 20, 24) and scan.volume_shape == (16, 16, 16) and scan.weights is not None
+    assert (tmp_path / "scan" / "truth" / "4d.nii.gz").is_file()
+
+
 @pytest.mark.parametrize("bundle", DEMOS, ids=lambda path: path.name)
 def test_commands_are_what_the_configs_take(bundle, monkeypatch, tmp_path):
     ran: list[tuple[str, ...]] = []
@@ -41,7 +49,9 @@ def test_commands_are_what_the_configs_take(bundle, monkeypatch, tmp_path):
     for words in ran:
         assert words[:3] == ("-m", "monai.bundle", "run")
         options = dict(zip(words[3::2], words[4::2], strict=True))
-        config = Path(options.pop("--config_file"))
-        assert config.is_file(), config
-        ids = json.loads(config.read_text())
-        assert {name.removeprefix("--") for name in options} <= set(ids)
+        files = options.pop("--config_file")
+        ids: set[str] = set()
+        for config in [Path(files)] if files.endswith(".json") else map(Path, json.loads(files)):
+            assert config.is_file(), config
+            ids |= set(json.loads(config.read_text()))
+        assert {name.removeprefix("--").partition("#")[0] for name in options} <= ids

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -13,6 +14,7 @@ from monai.bundle import ConfigWorkflow
 from custom_nets.data.angiography.acquisition_reader import read_acquisition, write_npz_acquisition
 from custom_nets.engines.cases import CasesFailed
 from custom_nets.simulation.phantom import PhantomSettings, VesselFlowPhantom
+from tests.tools.pages import Page
 
 ROOT = Path(__file__).resolve().parents[2] / "bundles"
 SETTINGS = PhantomSettings(
@@ -50,6 +52,29 @@ def run(method: str, scan: Path, output: Path, **overrides) -> None:
     workflow.initialize()
     workflow.run()
     workflow.finalize()
+
+
+def test_a_page_shows_the_vessels_turning_and_says_nobodys_name(scan_file, tmp_path):
+    secret = tmp_path / "Mustermann" / "Erika.npz"
+    secret.parent.mkdir()
+    shutil.copy(scan_file, secret)
+    run("atoms", secret, tmp_path / "out", report=True, num_times=5)
+    page = Page(tmp_path / "out" / "Erika.html")
+    assert "mustermann" not in page.text.casefold() and "erika" not in page.text.casefold()
+    pictures, arrival = page.array("times"), page.array("arrival")
+    moving = nib.load(tmp_path / "out" / "Erika_4d.nii.gz").get_fdata()
+    assert pictures.shape[:2] == (24, 5) and arrival.shape == (24, *pictures.shape[2:])
+    # from the front: the patient's left to the right, as the file's first axis runs, z up
+    front = moving.max(1).transpose(2, 1, 0)[:, ::-1]  # [t, z, x]
+    left = (pictures.shape[3] - front.shape[2]) / 2
+    assert left == int(left), "the middle of the volume is the middle of the picture"
+    seen = pictures[0][:, :, int(left) : int(left) + front.shape[2]]
+    shown = front > 0.3 * front.max()
+    np.testing.assert_allclose(seen[shown], front[shown], atol=0.51 * page.data["arrays"]["times"]["step"])
+    times = nib.load(tmp_path / "out" / "Erika_arrival.nii.gz").get_fdata()
+    assert arrival.max() <= np.nanmax(times) + page.data["arrays"]["arrival"]["step"]
+    for text in ("24 frames of 40 x 40 pixels", "12 of them fitted", "fitted to this scan", "default-src 'none'"):
+        assert text in page.text, text
 
 
 @pytest.mark.parametrize("method", TINY)

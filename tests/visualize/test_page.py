@@ -19,6 +19,7 @@ from custom_nets.data.angiography.reader import read_angiography
 from custom_nets.utils.files import part_path
 from custom_nets.visualize.page import document, evaluation_page, shown_names, volumes
 from custom_nets.visualize.page.arrays import halve, pack, round_to_step
+from custom_nets.visualize.page.reconstructions import turned_maxima
 from custom_nets.visualize.page.words import number, without_names
 from tests.bundles import most_dsa_runs, runner
 from tests.bundles.runner import REPOSITORY
@@ -200,6 +201,22 @@ def test_names_that_tell_who_are_not_shown(write_dicom_series, tmp_path):
     said = without_names("/data/erika/1.dcm has 2 frames, erika too", ["/data/erika/1.dcm", "erika"])
     assert said == "the input has 2 frames, the input too"
     assert without_names("see /mnt/x/y.nii and C:\\a\\b.nii, at 3/4", []) == "see a file and a file, at 3/4"
+
+
+# ---- 4D ----
+
+
+def test_points_are_seen_from_several_sides():
+    places = np.array([[2.0, 0, 1], [0, 3, 1], [0, -3, 1]])
+    values = np.array([[1.0, 5, 2], [1, 3, 4]])  # two times
+    pictures, nearest = turned_maxima(places, values, np.deg2rad([0, 90]), 1.0, (5, 9))
+    front, left = pictures
+    assert front[:, 1, 6].tolist() == [1, 1] and front[:, 1, 4].tolist() == [5, 4], "x to the right, z up, the largest"
+    assert left[:, 1, 7].tolist() == [5, 3] and left[:, 1, 1].tolist() == [2, 4], "from the left y is to the right"
+    assert nearest[0, 1, 4] == 1 and nearest[1, 1, 1] == 2 and (nearest[0] >= 0).sum() == 2
+    cube = np.stack(np.meshgrid(*[np.arange(7.0) - 3] * 3, indexing="ij"), -1).reshape(-1, 3)
+    turned, _ = turned_maxima(cube, np.ones((1, len(cube))), np.deg2rad([30]), 1.0, (7, 12))
+    assert (turned[0, 0, :, 3:9] == 1).all(), "a turned grid has no holes"
 
 
 # ---- evaluation ----

@@ -5,7 +5,22 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["half_rise_time"]
+__all__ = ["half_rise_time", "vessel_level"]
+
+_VESSEL = 0.2  # of the attenuation of well filled vessel: a voxel that never gets there is no vessel
+
+
+def vessel_level(peak: NDArray) -> float:
+    """Attenuation that a reconstructed voxel has to reach at some time to count as vessel.
+
+    Args:
+        peak: [...] largest attenuation of each voxel within the scan.
+
+    Returns:
+        A fifth of what well filled voxels reach; 0 where nothing is filled.
+    """
+    filled = peak[peak > 0.05 * peak.max()] if peak.size else peak
+    return _VESSEL * float(np.quantile(filled, 0.98)) if filled.size else 0.0
 
 
 def half_rise_time(curves: NDArray, times_s: ArrayLike) -> NDArray[np.float64]:

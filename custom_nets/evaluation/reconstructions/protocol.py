@@ -22,7 +22,7 @@ from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedEvaluator
 from numpy.typing import NDArray
 
-from custom_nets.data.angiography.arrival import half_rise_time
+from custom_nets.data.angiography.arrival import half_rise_time, vessel_level
 from custom_nets.data.angiography.views import Acquisition
 from custom_nets.evaluation.tables import OURS, Row
 from custom_nets.metrics.reconstruction import arrival_error, error_4d, vessel_scores, view_scores
@@ -219,8 +219,9 @@ def score_answer(
     shape_scores = vessel_scores(mean, phantom.peak_volume, VISIBLE * s.iodine_per_mm, (s.voxel_mm,) * 3)
     scores.update({name: value for name, value in shape_scores.items() if name != "threshold"})
     flat = np.full(int(np.prod(shape)), np.nan, np.float32)
-    inside = np.flatnonzero(np.isin(voxels, np.flatnonzero(phantom.coverage >= 0.5)))
-    flat[voxels[inside]] = half_rise_time(curves[:, inside], times)
+    peak = curves.max(0)
+    vessel = np.flatnonzero((peak > vessel_level(peak)) & np.isin(voxels, np.flatnonzero(phantom.coverage >= 0.5)))
+    flat[voxels[vessel]] = half_rise_time(curves[:, vessel], times)  # as bundles write it
     arrival = flat.reshape(shape)
     scores["arrival_s"], scores["arrival_share"] = arrival_error(arrival, phantom.arrival_s, phantom.coverage >= 0.5)
     operator = ConeBeamOperator.of(phantom.acquisition_geometry)

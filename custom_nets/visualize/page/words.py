@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
-    "dicom_identity", "evaluation_facts", "run_facts", "shown_name", "shown_names", "volume_facts", "without_names",
+    "dicom_identity", "evaluation_facts", "reconstruction_facts", "run_facts", "shown_name", "shown_names",
+    "volume_facts", "without_names",
 ]  # fmt: skip
 
 Facts = list[tuple[str, str]]
@@ -119,10 +120,10 @@ def _plainly(value: Any) -> str:
 
 def _made(record: Mapping[str, Any]) -> Facts:
     """How it was made."""
-    checkpoint = record["checkpoint"]
     versions = record["versions"]
+    weights = record["checkpoint"].get("sha256")
     return [
-        ("network", f"{record['network']}, weights {str(checkpoint.get('sha256'))[:12]}"),
+        ("network", f"{record['network']}, " + (f"weights {weights[:12]}" if weights else "fitted to this scan")),
         ("computed on", f"{record['device']}, {record['threads']} threads, {number(record['seconds'])} s"),
         ("memory", f"at most {number(record['peak_memory_gib'], 3)} GiB"),
         ("software", ", ".join(f"{k} {versions[k]}" for k in ("custom_nets", "torch", "monai") if k in versions)),
@@ -206,6 +207,32 @@ def run_facts(record: Mapping[str, Any], identity: bool = False) -> tuple[list[s
         ("mind", str(record["note"])),
     ]
     return _cleaned(warnings, facts, record, identity)
+
+
+def reconstruction_facts(record: Mapping[str, Any], identity: bool = False) -> tuple[list[str], Facts]:
+    """The same for a 4D volume, of the record of :class:`custom_nets.handlers.ReconstructionRecord`."""
+    source, target, scores = record["input"], record["output"], record["left_out_views"]
+    angles, fit = source["angles_deg"], record["fit"]
+    views = (
+        f"{scores['views']} views {scores['which']}: {number(scores['psnr'], 3)} dB, SSIM {number(scores['ssim'], 3)}, "
+        f"off by {number(100 * scores['nrmse'], 3)} % of their size (the mean picture by "
+        f"{number(100 * scores['nrmse_of_the_mean_picture'], 3)} %)"
+    )
+    facts: Facts = [
+        *_who(record, identity),
+        (
+            "measured",
+            f"{source['frames']} frames of {_times(source['size'])} pixels over {number(source['times_s'][-1])} s, "
+            f"{number(angles[0])} to {number(angles[-1])} degrees; {len(source['kept_frames'])} of them fitted",
+        ),
+        ("result", f"{_times(target['shape'])} voxels of {_times(target['spacing_mm'], ' mm')}, {target['unit']}"),
+        ("how it fits", views),
+        ("asked", _asked(record["options"], identity)),
+        *((f"note {k}", str(note)) for k, note in enumerate([*source["notes"], *(fit["notes"] if fit else ())], 1)),
+        *_made(record),
+        ("mind", str(record["note"])),
+    ]
+    return _cleaned(record["warnings"], facts, record, identity)
 
 
 def evaluation_facts(report: Mapping[str, Any], identity: bool = False) -> Facts:
