@@ -1,7 +1,7 @@
 """Copy the configs that all bundles share into each of them: ``python -m custom_nets.apps.share_configs``.
 
-Their one source is ``bundles/shared``; a bundle has copies, so that it runs alone. A bundle that trains gets all of
-them, one that is fitted to each scan the logging alone.
+Their one source is ``bundles/shared``; a bundle has copies, so that it runs alone. What belongs to a training goes to
+bundles that train, what belongs to a fit to those that are fitted to each scan, the rest to all.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from custom_nets.utils.files import write_text
 
 __all__ = ["copies", "main"]
 
+_TRAINING = ("mlflow.json", "multi_gpu_train.json")
+_FIT = ("mlflow_fit.json",)
+
 
 def copies() -> dict[Path, str]:
     """Each file that a bundle must have, and its content."""
@@ -23,7 +26,7 @@ def copies() -> dict[Path, str]:
             "ships_weights", True
         )
         for source in sorted((bundle.parent / "shared").iterdir()):
-            if trained or source.suffix == ".conf":
+            if source.name not in (_FIT if trained else _TRAINING):
                 found[bundle / "configs" / source.name] = source.read_text(encoding="utf-8")
     return found
 

@@ -8,6 +8,7 @@ from .epoch_seed import EpochSeed
 from .figures import GapPicture, SampleGrid, ThickSlicePicture, ValidationPicture
 from .inference_record import InferenceRecord
 from .loss_epoch import LossEpoch
+from .mlflow_fits import MLflowFits
 from .mlflow_run import MLflowEvaluation, MLflowRun
 from .progress import TrainingProgress
 from .reconstruction_record import ReconstructionRecord
@@ -23,6 +24,7 @@ __all__ = [
     "InferenceRecord",
     "LossEpoch",
     "MLflowEvaluation",
+    "MLflowFits",
     "MLflowRun",
     "ReconstructionRecord",
     "RunRecord",

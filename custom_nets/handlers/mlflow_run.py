@@ -319,7 +319,8 @@ class Hidden:
         self.disabled = disabled
         self.instead: dict[str, str] = {}
         subjects: dict[str, int] = {}
-        for item in (item for items in data.values() for item in items):
+        # an item without files is nobody's: phantoms keep their names
+        for item in (item for items in data.values() for item in items if set(_DATA) & set(item)):
             subject = str(item.get("subject") or item.get("case") or item.get("image"))
             number = subjects.setdefault(subject, len(subjects) + 1)
             for key in _DATA:

@@ -77,6 +77,38 @@ def test_a_page_shows_the_vessels_turning_and_says_nobodys_name(scan_file, tmp_p
         assert text in page.text, text
 
 
+def test_each_fit_is_a_run_in_mlflow_that_names_nobody(scan_file, tmp_path):
+    mlflow = pytest.importorskip("mlflow")
+    folder = tmp_path / "Mustermann"
+    folder.mkdir()
+    shutil.copy(scan_file, folder / "Erika.npz")
+    (folder / "broken.npz").write_bytes(b"nothing")
+    with pytest.raises(CasesFailed, match="1 of 2 cases failed"):
+        run(
+            "tiavox",
+            folder,
+            tmp_path / "out",
+            tracking=str(ROOT / "tiavox" / "configs" / "mlflow_fit.json"),
+            held_out=2,
+        )
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/out/mlruns.db")
+    experiment = client.get_experiment_by_name("tiavox_fit")
+    runs = {run.info.status: run for run in client.search_runs(experiment.experiment_id)}
+    assert set(runs) == {"FINISHED", "FAILED"}
+    done = runs["FINISHED"]
+    record = json.loads((tmp_path / "out" / "Erika_record.json").read_text())
+    history = client.get_metric_history(done.info.run_id, "loss")
+    assert [point.value for point in history] == pytest.approx(record["fit"]["loss"])
+    assert done.data.metrics["left_out_psnr"] == pytest.approx(record["left_out_views"]["psnr"])
+    assert client.get_metric_history(done.info.run_id, "held_out")
+    names = {entry.path for entry in client.list_artifacts(done.info.run_id)}
+    assert {"preview.png", "data.json", "config.json"} < names
+    local = Path(client.download_artifacts(done.info.run_id, "", str(tmp_path)))
+    texts = [path.read_text() for path in local.rglob("*.json") if path.parent == local]
+    told = " ".join([*names, str(done.data), str(done.info.run_name), *texts]).casefold()
+    assert "mustermann" not in told and "erika" not in told and str(tmp_path) not in told
+
+
 @pytest.mark.parametrize("method", TINY)
 def test_inference_writes_volumes_in_place_and_a_record(method, scan_file, tmp_path):
     run(method, scan_file, tmp_path, times_s=[0.5, 2.0, 4.5])
