@@ -202,10 +202,10 @@ def _first_curves(
     w = torch.ones_like(projections) if weights is None else weights
 
     def back(pictures: torch.Tensor) -> torch.Tensor:
-        return operator.backproject(w * pictures, vectors).T @ curves.T  # [M, K]
+        return operator.adjoint(w * pictures, vectors).T @ curves.T  # [M, K]
 
     def seen(coefficients: torch.Tensor) -> torch.Tensor:
-        return operator.project((coefficients @ curves).T.contiguous(), vectors)  # [N, H, W]
+        return operator.forward((coefficients @ curves).T.contiguous(), vectors)  # [N, H, W]
 
     solution = projections.new_zeros(len(voxels), atoms)
     curvature = back(seen(torch.ones_like(solution))).clamp(min=1e-9)

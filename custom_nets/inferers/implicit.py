@@ -344,7 +344,7 @@ class ImplicitVolumeInferer(Inferer):
             return self._not_consistent(why if finer.any() else "nothing is made finer")
         low, high = np.percentile(image.numpy(), (0.1, 99.9))
         span = max(float(high - low), 1e-12)
-        result, interpolated = slices.measure(out), slices.measure_interpolated(image)
+        result, interpolated = slices.forward(out), slices.forward_interpolated(image)
         agreement = slices.agreement(image, result, interpolated)
         said: list[str] = []
         if agreement < LEAST_AGREEMENT and self.data_consistency:

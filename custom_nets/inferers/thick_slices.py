@@ -518,8 +518,8 @@ class _StackSharpener:
         """Keep of what the network adds (in place) the share that is asked for, and less where it does not agree with
         what was measured."""
         if self.known:
-            change = self.measurement.measure(added)
-            interpolated = self.measurement.measure(torch.tensordot(self.spline, self.measured, 1))
+            change = self.measurement.forward(added)
+            interpolated = self.measurement.forward(torch.tensordot(self.spline, self.measured, 1))
             power = float(change.square().sum())
             wanted = float((change * (self.measured - interpolated)).sum())
             self.agreement = min(max(wanted / power, 0.0), 1.0) if power > 0 else 1.0
@@ -541,10 +541,10 @@ class _StackSharpener:
         before = after = 0.0
         for part in range(0, volume.shape[1], 32):  # the correction needs a copy
             piece, measured = volume[:, part : part + 32], self.measured[:, part : part + 32]
-            before = max(before, float((self.measurement.measure(piece) - measured).abs().max()))
+            before = max(before, float((self.measurement.forward(piece) - measured).abs().max()))
             if self.consistent:
                 piece.copy_(self.measurement.make_consistent(piece, measured))
-            after = max(after, float((self.measurement.measure(piece) - measured).abs().max()))
+            after = max(after, float((self.measurement.forward(piece) - measured).abs().max()))
         report = {
             "asked_for": self.options.data_consistency,
             "applied": self.consistent,

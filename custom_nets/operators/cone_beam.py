@@ -240,7 +240,7 @@ class SupportOperator:
         centre = torch.tensor([(n - 1) / 2 for n in self.volume_shape], device=index.device)
         return (index - centre) * torch.as_tensor(self.spacing_mm, dtype=torch.float32).to(index.device)
 
-    def project(self, values: torch.Tensor, vectors: Array) -> torch.Tensor:
+    def forward(self, values: torch.Tensor, vectors: Array) -> torch.Tensor:
         """Integrate along the rays of each view. Differentiable.
 
         Args:
@@ -255,8 +255,8 @@ class SupportOperator:
         pictures = [_Product.apply(row, *self.matrices(vector)) for row, vector in zip(values, vectors, strict=True)]
         return torch.stack(pictures).unflatten(1, self.panel_shape)
 
-    def backproject(self, pictures: torch.Tensor, vectors: Array) -> torch.Tensor:
-        """Apply the transpose of :meth:`project` without gradient: [B, H, W] to [B, M]."""
+    def adjoint(self, pictures: torch.Tensor, vectors: Array) -> torch.Tensor:
+        """Apply the transpose of :meth:`forward` without gradient: [B, H, W] to [B, M]."""
         found = [
             self.matrices(vector)[1] @ picture.reshape(-1) for picture, vector in zip(pictures, vectors, strict=True)
         ]

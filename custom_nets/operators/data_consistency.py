@@ -55,7 +55,7 @@ class SliceMeasurement:
 
         >>> slices = SliceMeasurement(10, [2.0, 7.0], scale=5.0)
         >>> volume = slices.make_consistent(torch.zeros(10, 4, 4), torch.ones(2, 4, 4))
-        >>> bool((slices.measure(volume) - 1).abs().max() < 1e-5)
+        >>> bool((slices.forward(volume) - 1).abs().max() < 1e-5)
         True
     """
 
@@ -73,13 +73,17 @@ class SliceMeasurement:
         self.inverse = spline @ torch.linalg.inv(self.matrix @ spline)
         self.gain = float(torch.linalg.matrix_norm(self.inverse, 2)) / scale**0.5
 
-    def measure(self, volume: torch.Tensor, axis: int = 0) -> torch.Tensor:
-        """Thick slices of ``volume``, whose ``axis`` holds the thin ones."""
+    def forward(self, volume: torch.Tensor, axis: int = 0) -> torch.Tensor:
+        """Measure the thick slices of ``volume``, whose ``axis`` holds the thin ones."""
         return _along(self.matrix, volume, axis)
 
+    def adjoint(self, measured: torch.Tensor, axis: int = 0) -> torch.Tensor:
+        """Apply the transpose of :meth:`forward`: thick slices to thin ones."""
+        return _along(self.matrix.T, measured, axis)
+
     def make_consistent(self, volume: torch.Tensor, measured: torch.Tensor, axis: int = 0) -> torch.Tensor:
-        """``volume`` with the smooth correction after which :meth:`measure` gives ``measured``."""
-        return volume + _along(self.inverse, measured - self.measure(volume, axis), axis)
+        """``volume`` with the smooth correction after which :meth:`forward` gives ``measured``."""
+        return volume + _along(self.inverse, measured - self.forward(volume, axis), axis)
 
 
 class VolumeMeasurement:
@@ -122,11 +126,15 @@ class VolumeMeasurement:
                 self.down.append(slice_profile_matrix(len(p), (np.arange(n) - p[0]) * s, s, spread).float())
         self.both = [None if w is None or b is None else w @ b for w, b in zip(self.down, self.up, strict=True)]
 
-    def measure(self, volume: torch.Tensor) -> torch.Tensor:
-        """W: [N, N', N''] -> [n, n', n'']."""
+    def forward(self, volume: torch.Tensor) -> torch.Tensor:
+        """Measure, W: [N, N', N''] -> [n, n', n'']."""
         return _each_axis(self.down, volume)
 
-    def measure_interpolated(self, measured: torch.Tensor) -> torch.Tensor:
+    def adjoint(self, measured: torch.Tensor) -> torch.Tensor:
+        """Apply the transpose of :meth:`forward`: [n, n', n''] -> [N, N', N'']."""
+        return _each_axis([None if m is None else m.T for m in self.down], measured)
+
+    def forward_interpolated(self, measured: torch.Tensor) -> torch.Tensor:
         """What is measured of the interpolation of ``measured`` [n, n', n'']: W B, same shape."""
         return _each_axis(self.both, measured)
 
@@ -149,7 +157,7 @@ class VolumeMeasurement:
             if float(residual.abs().max()) <= tolerance:
                 break
             total += residual
-            residual = residual - self.measure_interpolated(residual)
+            residual = residual - self.forward_interpolated(residual)
         return total, residual
 
     def add_interpolated(self, volume: torch.Tensor, coarse: torch.Tensor, share: float = 1.0) -> torch.Tensor:
@@ -203,7 +211,7 @@ def measure(
     volume: torch.Tensor, slices: int, axis: int = -1, profile: str = "gaussian", thickness: float = 1.0
 ) -> torch.Tensor:
     """The same field of view measured with ``slices`` thick slices along ``axis``."""
-    return _edge_aligned(volume.shape[axis], slices, profile, thickness).measure(volume, axis)
+    return _edge_aligned(volume.shape[axis], slices, profile, thickness).forward(volume, axis)
 
 
 def make_consistent(

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 __all__ = [
+    "SeparableOperator",
     "apply_separable",
     "bspline_coefficients",
     "bspline_matrix",
@@ -36,6 +37,25 @@ def apply_separable(volume: torch.Tensor, matrices: Sequence[torch.Tensor | None
     for axis in order:  # shrinking axes first: least work
         volume = torch.movedim(torch.movedim(volume, axis - 3, -1) @ matrices[axis].T, -1, axis - 3)  # type: ignore[union-attr]
     return volume
+
+
+class SeparableOperator:
+    """One matrix per axis.
+
+    Args:
+        matrices: [N', N] of each of the last three axes; None leaves an axis as it is.
+    """
+
+    def __init__(self, matrices: Sequence[torch.Tensor | None]) -> None:
+        self.matrices = matrices
+
+    def forward(self, volume: torch.Tensor) -> torch.Tensor:
+        """[..., X, Y, Z] -> [..., X', Y', Z']."""
+        return apply_separable(volume, [None if m is None else m.to(volume) for m in self.matrices])
+
+    def adjoint(self, volume: torch.Tensor) -> torch.Tensor:
+        """Apply the transpose of :meth:`forward`: [..., X', Y', Z'] -> [..., X, Y, Z]."""
+        return apply_separable(volume, [None if m is None else m.to(volume).T for m in self.matrices])
 
 
 # ---- cubic B-spline ----
@@ -177,6 +197,3 @@ def sample_trilinear(volume: torch.Tensor, positions: torch.Tensor, padding: str
         per_sample_weights=weights.flatten(2).flatten(0, 1).to(table.dtype),
     )
     return rows.view(b, -1, c)
-
-
-# ---- slice profiles: what a scanner with thicker voxels would have measured ----

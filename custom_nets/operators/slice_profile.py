@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from custom_nets.operators.interpolation import (
-    apply_separable,
+    SeparableOperator,
     bspline_matrix,
     bspline_weights,
     mirror_index,
@@ -30,6 +30,7 @@ from custom_nets.operators.interpolation import (
 
 __all__ = [
     "PROFILES",
+    "Degradation",
     "PointSpread",
     "degrade",
     "point_spread_matrix",
@@ -289,22 +290,35 @@ def sampled_profile_matrix(n: int, scale: float, profile: str = "gaussian", thic
     return weights / weights.sum(1, keepdim=True)
 
 
+class Degradation(SeparableOperator):
+    """The same field of view measured with fewer voxels, centre-aligned: ``shape`` [3] to ``coarse_shape`` [3].
+
+    Args:
+        shape: voxels along X, Y, Z.
+        coarse_shape: voxels of the result; an axis that keeps its number of voxels is left as it is.
+        profile, thickness: see :func:`slice_profile_matrix`.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        coarse_shape: Sequence[int],
+        profile: str | PointSpread = "gaussian",
+        thickness: float = 1.0,
+    ) -> None:
+        matrices: list[torch.Tensor | None] = []
+        for n, m in zip(shape, coarse_shape, strict=True):
+            scale = n / m
+            centres = (torch.arange(m, dtype=torch.float64) + 0.5) * scale - 0.5
+            matrices.append(None if n == m else slice_profile_matrix(n, centres, scale, profile, thickness))
+        super().__init__(matrices)
+
+
 def degrade(
     volume: torch.Tensor, shape: Sequence[int], profile: str | PointSpread = "gaussian", thickness: float = 1.0
 ) -> torch.Tensor:
-    """The same field of view measured with ``shape`` voxels, centre-aligned.
-
-    Args:
-        volume: [..., X, Y, Z].
-        shape: voxels of the result along X, Y, Z; an axis that keeps its number of voxels is left as it is.
-        profile, thickness: see :func:`slice_profile_matrix`.
-    """
-    matrices: list[torch.Tensor | None] = []
-    for n, m in zip(volume.shape[-3:], shape, strict=True):
-        scale = n / m
-        centres = (torch.arange(m, dtype=torch.float64) + 0.5) * scale - 0.5
-        matrices.append(None if n == m else slice_profile_matrix(n, centres, scale, profile, thickness).to(volume))
-    return apply_separable(volume, matrices)
+    """Measure ``volume`` [..., X, Y, Z] with ``shape`` voxels, see :class:`Degradation`."""
+    return Degradation(volume.shape[-3:], shape, profile, thickness).forward(volume)
 
 
 def published_zoom_matrix(n: int, m: int) -> torch.Tensor:

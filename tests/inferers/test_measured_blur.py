@@ -92,13 +92,13 @@ def test_a_volume_is_brought_to_agree(profile: str):
     slices = VolumeMeasurement(places, shape, scale, spreads)
     smooth = torch.nn.functional.avg_pool3d(noise((1, 26, 22, 38)), 3, stride=1)[0]
     measured = degrade(smooth, shape, profile)
-    torch.testing.assert_close(slices.measure(smooth), measured, atol=1e-5, rtol=0)
-    assert torch.equal(slices.correction(measured - slices.measure(smooth), 1e-4, 20)[0], torch.zeros(shape))
+    torch.testing.assert_close(slices.forward(smooth), measured, atol=1e-5, rtol=0)
+    assert torch.equal(slices.correction(measured - slices.forward(smooth), 1e-4, 20)[0], torch.zeros(shape))
     wrong = smooth + 0.1 * torch.nn.functional.avg_pool3d(noise((1, 26, 22, 38), 1), 3, stride=1)[0]
-    rest, left = slices.correction(measured - slices.measure(wrong), 1e-3, 60)
+    rest, left = slices.correction(measured - slices.forward(wrong), 1e-3, 60)
     out = slices.add_interpolated(wrong.clone(), rest)
-    assert float((slices.measure(out) - measured).abs().max()) < 1.5e-3
-    torch.testing.assert_close(measured - slices.measure(out), left, atol=1e-5, rtol=0)
+    assert float((slices.forward(out) - measured).abs().max()) < 1.5e-3
+    torch.testing.assert_close(measured - slices.forward(out), left, atol=1e-5, rtol=0)
 
 
 def test_a_correction_that_the_measurement_denies_is_not_kept():
@@ -107,10 +107,10 @@ def test_a_correction_that_the_measurement_denies_is_not_kept():
     places = [(np.arange(24) + 0.5) / 2 - 0.5] * 3
     smooth = torch.nn.functional.avg_pool3d(noise((1, 28, 28, 28)), 5, stride=1)[0]
     slices = VolumeMeasurement(places, shape, scale, [PointSpread("gaussian")] * 3)
-    measured = slices.measure(smooth)
+    measured = slices.forward(smooth)
     interpolated = slices.add_interpolated(torch.zeros(fine), measured)
-    again = slices.measure_interpolated(measured)
-    torch.testing.assert_close(slices.measure(interpolated), again, atol=1e-5, rtol=0)
+    again = slices.forward_interpolated(measured)
+    torch.testing.assert_close(slices.forward(interpolated), again, atol=1e-5, rtol=0)
     assert slices.agreement(measured, measured, again) == pytest.approx(1.0)  # all that was missing
     over = again + 4 * (measured - again)
     assert slices.agreement(measured, over, again) == pytest.approx(0.25, abs=1e-3)

@@ -27,7 +27,7 @@ def test_measured_again_it_gives_what_was_measured(factor, profile, thickness):
     generator = torch.Generator().manual_seed(0)
     measured = torch.rand(9, 7, 5, generator=generator)
     volume = torch.rand(int(9 * factor), 7, 5, generator=generator)
-    found = slices.measure(slices.make_consistent(volume, measured))
+    found = slices.forward(slices.make_consistent(volume, measured))
     assert float((found - measured).abs().max()) < TOLERANCE / 100  # float32, and room for the network's
 
 

@@ -106,7 +106,7 @@ class AttenuationField(nn.Module):
             [B, 1, H, W] line integrals, unit-free.
         """
         operator, _ = self.bound()
-        return operator.project(self.attenuation(time_s), vectors.double().cpu().numpy())[:, None]
+        return operator.forward(self.attenuation(time_s), vectors.double().cpu().numpy())[:, None]
 
     def regularization(self) -> torch.Tensor:
         """What the loss adds for what the parameters should be like; 0 where the method has nothing."""
