@@ -83,31 +83,45 @@ class WindowAttention(nn.Module):
         nn.init.trunc_normal_(self.position, std=0.02)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Tokens [B, H, W, C] -> [B, H, W, C]; H and W multiples of the window."""
         b, height, width, dim = x.shape
-        w, groups = self.window, len(self.shifts)
-        n = w * w
-        index = torch.from_numpy(_position_index(w)).to(x.device)
-        bias = self.position[index.flatten()].view(n, n, groups, self.heads).permute(2, 3, 0, 1)  # [g, heads, N, N]
-        # [B, H, W, 3, g, C / g]
-        qkv = self.qkv(x).view(b, height, width, 3, groups, dim // groups)
-        out = []
-        for group, shift in enumerate(self.shifts):
-            part = qkv[:, :, :, :, group]
-            if shift:
-                part = torch.roll(part, (-shift, -shift), (1, 2))
-            part = part.reshape(b, height // w, w, width // w, w, 3, self.heads, dim // groups // self.heads)
-            part = part.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, b, -1, n, part.shape[-1])  # [3, B, nW heads, N, d]
-            mask = bias[group].repeat(height // w * (width // w), 1, 1)
-            if shift:
-                # what is made while the network is traced or exported is no use afterwards
-                traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
-                wrapped = (compute_mask if traced else _cached_mask)(height, width, w, shift).to(mask)
-                mask = (mask.view(-1, self.heads, n, n) + wrapped).flatten(0, 1)
-            y = F.scaled_dot_product_attention(part[0], part[1], part[2], attn_mask=mask[None])
-            y = y.view(b, height // w, width // w, self.heads, w, w, -1).permute(0, 1, 4, 2, 5, 3, 6)
-            y = y.reshape(b, height, width, dim // groups)
-            out.append(torch.roll(y, (shift, shift), (1, 2)) if shift else y)
+        groups, n = len(self.shifts), self.window**2
+        index = torch.from_numpy(_position_index(self.window)).to(x.device)  # [N, N]
+        bias = self.position[index.flatten()].view(n, n, groups, self.heads).permute(2, 3, 0, 1)  # [G, heads, N, N]
+        qkv = self.qkv(x).view(b, height, width, 3, groups, dim // groups)  # [B, H, W, 3, G, C / G]
+        out = [self._attend(qkv[:, :, :, :, group], bias[group], shift) for group, shift in enumerate(self.shifts)]
         return self.proj(out[0] if groups == 1 else torch.cat(out, -1))
+
+    def _attend(self, qkv: torch.Tensor, bias: torch.Tensor, shift: int) -> torch.Tensor:
+        """Attention of one group of D channels.
+
+        Args:
+            qkv: [B, H, W, 3, D] queries, keys and values, each by heads.
+            bias: [heads, N, N].
+            shift: of the windows.
+
+        Returns:
+            [B, H, W, D].
+        """
+        b, height, width, _, channels = qkv.shape
+        w, n, heads = self.window, self.window**2, self.heads
+        rows, columns = height // w, width // w  # of windows
+        if shift:
+            qkv = torch.roll(qkv, (-shift, -shift), (1, 2))
+        qkv = qkv.reshape(b, rows, w, columns, w, 3, heads, channels // heads)
+        qkv = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7)  # [3, B, rows, columns, heads, w, w, d]
+        qkv = qkv.reshape(3, b, rows * columns * heads, n, channels // heads)
+        mask = bias.repeat(rows * columns, 1, 1)  # [rows * columns * heads, N, N]
+        if shift:
+            # what is made while the network is traced or exported is no use afterwards
+            traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
+            wrapped = (compute_mask if traced else _cached_mask)(height, width, w, shift).to(mask)  # [windows, 1, N, N]
+            mask = (mask.view(-1, heads, n, n) + wrapped).flatten(0, 1)
+        y = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], attn_mask=mask[None])
+        y = y.view(b, rows, columns, heads, w, w, channels // heads)
+        y = y.permute(0, 1, 4, 2, 5, 3, 6)  # [B, rows, w, columns, w, heads, d]
+        y = y.reshape(b, height, width, channels)
+        return torch.roll(y, (shift, shift), (1, 2)) if shift else y
 
 
 def mlp(dim: int, ratio: int) -> nn.Sequential:

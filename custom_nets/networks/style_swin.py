@@ -205,7 +205,8 @@ def attend(
     """
     n, tokens, channels = qkv.shape
     heads = bias.shape[0]
-    q, k, v = qkv.view(n, tokens, 3, heads, channels // 3 // heads).permute(2, 0, 3, 1, 4).unbind()
+    qkv = qkv.view(n, tokens, 3, heads, channels // 3 // heads)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # [n, heads, N, d] each
     bias = bias.to(qkv.dtype)
     if shift:
         masks = torch.from_numpy(edge_masks(round(math.sqrt(tokens)), shift)[int(last_row)]).to(bias)
@@ -252,34 +253,52 @@ def map_windows(
         [B, H, W, C'].
     """
     b, height, width, _ = x.shape
-    rows, columns = height // window, width // window
+    rows, columns = height // window, width // window  # of windows
     at_once = _at_once(x)
     step = rows if at_once is None else max(1, at_once // (b * width * window))
-    stops = [*range(step, rows - 1 if shift else rows, step), *([rows - 1] if shift and rows > 1 else []), rows]
-    strips, first = [], 0
-    for stop in stops:
-        k = stop - first
-        start, end = first * window + shift, stop * window + shift
-        strip = x[:, start:end] if end <= height else torch.cat([x[:, start:], x[:, : end - height]], 1)
-        # the last column's windows are the last ones
-        windows = window_partition(strip, window, shift).reshape(columns * b * k, window**2, -1)
-        y = function(windows, stop == rows, b * k).view(columns, b, k, window, window, -1)
+    strips = []
+    for first, stop in _strips(rows, step, bool(shift)):
+        strip = _rolled_rows(x, first * window + shift, stop * window + shift)  # [B, k * w, W, C]
+        last_column = b * (stop - first)  # the last column's windows are the last ones
+        windows = window_partition(strip, window, shift).reshape(columns * last_column, window**2, -1)
+        y = function(windows, stop == rows, last_column).view(columns, b, stop - first, window, window, -1)
         if at_once is None:
             strips.append(_as_strip(y, shift))
         else:
             if out is None:
                 out = y.new_empty(b, height, width, y.shape[-1])
-            if end <= height:
-                _write_strip(y, shift, out[:, start:end])
-            else:
-                strip = _as_strip(y, shift)
-                out[:, start:] = strip[:, : height - start]
-                out[:, : end - height] = strip[:, height - start :]
-        first = stop
+            _write_rolled_rows(y, shift, out, first * window + shift)
     if out is not None:
         return out
     joined = strips[0] if len(strips) == 1 else torch.cat(strips, 1)
     return joined.roll(shift, 1) if shift else joined
+
+
+def _strips(rows: int, step: int, last_alone: bool) -> list[tuple[int, int]]:
+    """First and end of strips of at most ``step`` rows of windows; the last row by itself where it is masked."""
+    stops = [
+        *range(step, rows - 1 if last_alone else rows, step),
+        *([rows - 1] if last_alone and rows > 1 else []),
+        rows,
+    ]
+    return list(zip([0, *stops], stops, strict=False))
+
+
+def _rolled_rows(x: torch.Tensor, start: int, end: int) -> torch.Tensor:
+    """Rows of tokens of [B, H, W, C]; below the last one comes the first."""
+    height = x.shape[1]
+    return x[:, start:end] if end <= height else torch.cat([x[:, start:], x[:, : end - height]], 1)
+
+
+def _write_rolled_rows(windows: torch.Tensor, shift: int, out: torch.Tensor, start: int) -> None:
+    """Undo :func:`_rolled_rows` and :func:`window_partition` into ``out`` [B, H, W, C']."""
+    height, end = out.shape[1], start + windows.shape[2] * windows.shape[3]
+    if end <= height:
+        _write_strip(windows, shift, out[:, start:end])
+    else:
+        strip = _as_strip(windows, shift)
+        out[:, start:] = strip[:, : height - start]
+        out[:, : end - height] = strip[:, height - start :]
 
 
 def _split(strip: torch.Tensor, window: int) -> torch.Tensor:
@@ -397,26 +416,28 @@ class StyleSwinBlock(nn.Module):
 
         ``norm`` acts on the tokens of a strip.
         """
-        c = x.shape[-1]
-        weights = self.qkv.weight.view(3, 2, c // 2, c).unbind(1)
-        biases = self.qkv.bias.view(3, 2, c // 2).unbind(1)
         shifts = (0, self.window // 2 if x.shape[1] > self.window or x.shape[2] > self.window else 0)
-        halves = []
-        for number, (shift, weight, bias, position) in enumerate(zip(shifts, weights, biases, self.attn, strict=True)):
-            weight, bias, position = weight.reshape(-1, c), bias.reshape(-1), position()
-
-            def half(
-                windows: torch.Tensor,
-                last_row: bool,
-                last_column: int,
-                parts: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = (weight, bias, position),
-                shift: int = shift,
-            ) -> torch.Tensor:
-                qkv = F.linear(windows if norm is None else norm(windows), parts[0], parts[1])
-                return attend(qkv, parts[2], self.scale, shift, last_row, last_column)
-
-            halves.append(map_windows(x, self.window, shift, half, None if out is None else out.chunk(2, -1)[number]))
+        parts = (None, None) if out is None else out.chunk(2, -1)
+        halves = [
+            map_windows(x, self.window, shift, self._half(number, shift, norm), part)
+            for number, (shift, part) in enumerate(zip(shifts, parts, strict=True))
+        ]
         return torch.cat(halves, -1) if out is None else out
+
+    def _half(
+        self, number: int, shift: int, norm: Callable[[torch.Tensor], torch.Tensor] | None
+    ) -> Callable[[torch.Tensor, bool, int], torch.Tensor]:
+        """Attention of one half of the heads, as :func:`map_windows` takes it: [n, N, C] -> [n, N, C / 2]."""
+        c = self.qkv.in_features
+        weight = self.qkv.weight.view(3, 2, c // 2, c)[:, number].reshape(-1, c)  # [3 * C / 2, C]
+        bias = self.qkv.bias.view(3, 2, c // 2)[:, number].reshape(-1)
+        position = self.attn[number]()  # [heads / 2, N, N]
+
+        def attention(windows: torch.Tensor, last_row: bool, last_column: int) -> torch.Tensor:
+            qkv = F.linear(windows if norm is None else norm(windows), weight, bias)  # [n, N, 3 * C / 2]
+            return attend(qkv, position, self.scale, shift, last_row, last_column)
+
+        return attention
 
     def forward(self, x: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
         """tokens [B, H, W, C], style [B, S] -> [B, H, W, C]."""

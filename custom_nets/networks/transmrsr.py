@@ -159,7 +159,8 @@ class PatchMerging(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         b, height, width, dim = x.shape
         # channels in the order (column, row, C): the token below comes before the one to the right
-        x = x.view(b, height // 2, 2, width // 2, 2, dim).permute(0, 1, 3, 4, 2, 5)
+        x = x.view(b, height // 2, 2, width // 2, 2, dim)  # [B, H/2, row, W/2, column, C]
+        x = x.permute(0, 1, 3, 4, 2, 5)  # [B, H/2, W/2, column, row, C]
         return self.reduction(self.norm(x.reshape(b, height // 2, width // 2, 4 * dim)))
 
 
