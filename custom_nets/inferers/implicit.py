@@ -246,60 +246,10 @@ class ImplicitVolumeInferer(Inferer):
         if blur is not None and min(blur.shares) < 1:
             # what the scanner put between the measured voxels says nothing, and hides how coarse they are
             volume, source = to_measured(volume, source, blur.shares)
-        positions = source.axis_positions(target)
-        scale = source.scale_to(target)
-        coarser = [axis for axis in range(3) if scale[axis] < 1 - 1e-6] if positions is not None else []
-        if coarser:
-            warnings.warn(
-                f"the wanted spacing is coarser than the input's {source.spacing_mm.round(3).tolist()} mm along "
-                f"{', '.join('xyz'[axis] for axis in coarser)}: no super-resolution there.",
-                stacklevel=2,
-            )
-        # oblique: the axes are not each other's, so compare the finest with the finest and so on
-        if positions is None and (np.sort(target.spacing_mm) > 1.001 * np.sort(source.spacing_mm)).any():
-            warnings.warn(
-                f"the wanted spacing {target.spacing_mm.round(3).tolist()} mm is coarser than the input's "
-                f"{source.spacing_mm.round(3).tolist()} mm: on an oblique grid, values are sampled and not averaged.",
-                stacklevel=2,
-            )
-        matrices: list[torch.Tensor | None] = [None, None, None]
+        positions = source.axis_positions(target)  # along each axis of the input; None: oblique
+        _warn_of_coarser(source, target, oblique=positions is None)
         if positions is not None:
-            seen = tuple(_inside(p, n) for p, n in zip(positions, source.shape, strict=True))
-            if any(part.start == part.stop for part in seen):
-                return torch.full(target.shape, float(volume.min()))
-            positions = [p[part] for p, part in zip(positions, seen, strict=True)]
-            for axis in coarser:
-                step = float(1 / scale[axis])
-                matrices[axis] = slice_profile_matrix(source.shape[axis], positions[axis], step, "gaussian").float()
-                positions[axis] = np.arange(source.shape[axis], dtype=np.float64)
-        scale = np.maximum(scale, 1.0)
-        max_scale = getattr(network, "max_scale", None)
-        if max_scale is not None and (scale > max_scale * 1.001).any():
-            warnings.warn(
-                f"scale {scale.round(2).tolist()} is beyond the {max_scale:g} of the training: "
-                "expect smooth, not sharper.",
-                stacklevel=2,
-            )
-
-        order = network.axis_order(scale)
-        mtf = None if blur is None else blur.transfer(scale)[list(order)]
-        run = _VolumeDecoder(
-            self, network, volume.permute(*order), torch.as_tensor(scale[list(order)], dtype=torch.float32), mtf
-        )
-        if positions is not None:
-            out = run.regular([torch.as_tensor(positions[axis]) for axis in order])
-            if blur is not None:
-                spreads = [blur.spreads[axis] for axis in order]
-                places = [positions[axis] for axis in order]
-                report = self._agree(out, run.image.cpu(), places, scale[list(order)], spreads)
-                if reports is not None:
-                    reports.append(report)
-            out = apply_separable(out.permute(*np.argsort(order).tolist()).contiguous(), matrices)
-            if tuple(out.shape) == target.shape:
-                return out
-            whole = torch.full(target.shape, run.background)
-            whole[seen] = out
-            return whole
+            return self._along_the_axes(network, volume, source, target, positions, blur, reports)
         if self.strength < 1:
             raise ValueError(
                 "strength below 1 is for grids that lie along the input's axes: give --spacing or --scale, and "
@@ -307,7 +257,62 @@ class ImplicitVolumeInferer(Inferer):
             )
         if reports is not None:
             reports.append(self._not_consistent("the output grid is oblique to the input"))
+        run, order, _ = self._decoder(network, volume, source.scale_to(target), blur)
         return run.points(source.index_map(target), target.shape, order)
+
+    def _along_the_axes(
+        self,
+        network: Any,
+        volume: torch.Tensor,
+        source: Grid,
+        target: Grid,
+        positions: Sequence[np.ndarray],
+        blur: MeasuredBlur | None,
+        reports: list[dict[str, Any]] | None,
+    ) -> torch.Tensor:
+        """:meth:`sample` where the output voxels lie at ``positions`` along the input's axes."""
+        scale = source.scale_to(target)
+        seen = tuple(_inside(p, n) for p, n in zip(positions, source.shape, strict=True))
+        if any(part.start == part.stop for part in seen):
+            return torch.full(target.shape, float(volume.min()))
+        positions = [p[part] for p, part in zip(positions, seen, strict=True)]
+        means: list[torch.Tensor | None] = [None, None, None]
+        for axis in _coarser(scale):  # decoded at the input's own voxels, and averaged in the end
+            step = float(1 / scale[axis])
+            means[axis] = slice_profile_matrix(source.shape[axis], positions[axis], step, "gaussian").float()
+            positions[axis] = np.arange(source.shape[axis], dtype=np.float64)
+        run, order, scale = self._decoder(network, volume, scale, blur)
+        places = [positions[axis] for axis in order]
+        out = run.regular([torch.as_tensor(p) for p in places])  # [N0, N1, N2] in the network's order of axes
+        if blur is not None:
+            report = self._agree(out, run.image.cpu(), places, scale, [blur.spreads[axis] for axis in order])
+            if reports is not None:
+                reports.append(report)
+        out = out.permute(*np.argsort(order).tolist()).contiguous()  # in the input's
+        out = apply_separable(out, means)
+        if tuple(out.shape) == target.shape:
+            return out
+        whole = torch.full(target.shape, run.background)
+        whole[seen] = out
+        return whole
+
+    def _decoder(
+        self, network: Any, volume: torch.Tensor, scale: np.ndarray, blur: MeasuredBlur | None
+    ) -> tuple[_VolumeDecoder, tuple[int, int, int], np.ndarray]:
+        """The volume on its way through the network, the network's order of axes, and the scale [3] in this order."""
+        scale = np.maximum(scale, 1.0)
+        max_scale = getattr(network, "max_scale", None)
+        if max_scale is not None and (scale > max_scale * 1.001).any():
+            warnings.warn(
+                f"scale {scale.round(2).tolist()} is beyond the {max_scale:g} of the training: "
+                "expect smooth, not sharper.",
+                stacklevel=4,
+            )
+        order = network.axis_order(scale)
+        mtf = None if blur is None else blur.transfer(scale)[list(order)]
+        scale = scale[list(order)]
+        told = torch.as_tensor(scale, dtype=torch.float32)
+        return _VolumeDecoder(self, network, volume.permute(*order), told, mtf), order, scale
 
     def _agree(
         self,
@@ -353,7 +358,7 @@ class ImplicitVolumeInferer(Inferer):
                 "share is kept. The blur may be another than taken (--profile, --thickness_mm), or the image one that "
                 "the network does not know."
             )
-            warnings.warn(said[0], stacklevel=4)
+            warnings.warn(said[0], stacklevel=5)
             strength *= agreement
         before = image - (strength * result + (1 - strength) * interpolated)
         after = before
@@ -385,6 +390,28 @@ class ImplicitVolumeInferer(Inferer):
                 "largest_deviation_after": None,
             },
         }
+
+
+def _coarser(scale: np.ndarray) -> list[int]:
+    """Axes along which the output is coarser than the input."""
+    return [axis for axis in range(3) if scale[axis] < 1 - 1e-6]
+
+
+def _warn_of_coarser(source: Grid, target: Grid, oblique: bool) -> None:
+    own, wanted = source.spacing_mm, target.spacing_mm
+    if not oblique and (coarser := _coarser(source.scale_to(target))):
+        warnings.warn(
+            f"the wanted spacing is coarser than the input's {own.round(3).tolist()} mm along "
+            f"{', '.join('xyz'[axis] for axis in coarser)}: no super-resolution there.",
+            stacklevel=3,
+        )
+    # oblique: the axes are not each other's, so compare the finest with the finest and so on
+    if oblique and (np.sort(wanted) > 1.001 * np.sort(own)).any():
+        warnings.warn(
+            f"the wanted spacing {wanted.round(3).tolist()} mm is coarser than the input's "
+            f"{own.round(3).tolist()} mm: on an oblique grid, values are sampled and not averaged.",
+            stacklevel=3,
+        )
 
 
 def _inside(positions: np.ndarray, n: int) -> slice:
@@ -429,49 +456,56 @@ class _VolumeDecoder:
 
     def plan(self, out_voxels: int) -> _Plan:
         """Choose slab and tiles so that the whole stays inside the budget."""
-        options = self.options
+        options, voxels = self.options, math.prod(self.n)
         convs = [m for m in self.encoder.modules() if isinstance(m, torch.nn.Conv3d)]
-        features, channels = convs[-1].out_channels, convs[0].in_channels
         widest = max(conv.out_channels for conv in convs)
         halo = sum(conv.kernel_size[0] // 2 for conv in convs)
-        voxels = math.prod(self.n)
-        # input, normalised copy, coefficients and their temporary; result, its de-normalised copy, the file's bytes
-        fixed = 4 * (5 * voxels + 3 * out_voxels)
-        fixed += self.rows * 4 * 4 * 300  # decoder activations
-        if self.device.type == "cpu":
-            fixed += _PROCESS_BYTES
-        left = options.memory_gb * _GIB - fixed
-        need = f"{(fixed / _GIB):.1f} GiB for the volumes alone ({out_voxels:,} output voxels)"
-        if left <= 0:
-            raise ValueError(
-                f"memory budget of {options.memory_gb:g} GiB is too small: {need}. Ask for a coarser spacing, "
-                "a smaller field of view, or give a larger --memory_gb."
-            )
+        left, need = self._budget(out_voxels)
         axis = int(np.argmax(self.n))
         liked = _ACTIVATION_BYTES_CUDA if self.device.type == "cuda" else _ACTIVATION_BYTES
         everything = 8 * sum(conv.out_channels for conv in convs) * voxels  # all layers and their joined copies
         small = 4 * widest * voxels <= liked and everything <= left
         if small and options.slab is None and options.tile is None:
             return _Plan(axis, self.n[axis], (axis + 1) % 3, self.n[(axis + 1) % 3], halo)
+
         tile_axis, other = sorted((a for a in range(3) if a != axis), key=lambda a: -self.n[a])
-        streamer = PlaneStreamer(self.encoder, axis)
         width = options.tile or self.n[tile_axis]
-        item = 2 if options.precision == "bfloat16" else 4
         most = min(self.n[axis], options.slab or max(1, liked * self.n[axis] // (4 * widest * voxels)))
         for slab in [most] if options.slab else [m for m in (most, 16, 8, 4, 2, 1) if m <= most]:
-            streamed = streamer.bytes_per_voxel(channels, slab, min(self.n[axis], 2 * halo + 3 * slab))
-            # 30 % for what convolutions set aside; features of the slab and the plane kept from the last one
-            per_voxel = 1.3 * streamed * item / 4 + 4 * features * (slab + 2)
-            fits = int(left / (per_voxel * self.n[other]))
+            line = self._bytes_per_voxel(convs, axis, slab, halo) * self.n[other]  # bytes for each voxel of a tile
+            fits = int(left / line)
             if fits >= min(width + 2 * halo, self.n[tile_axis]):
                 return _Plan(axis, slab, tile_axis, width, halo)
         if not options.tile and fits - 2 * halo >= 8:
             return _Plan(axis, slab, tile_axis, fits - 2 * halo, halo)
         raise ValueError(
             f"memory budget of {options.memory_gb:g} GiB is too small: {need}, and "
-            f"{per_voxel * self.n[other] * (2 * halo + 8) / _GIB:.1f} GiB for the smallest tile of the network. "
+            f"{line * (2 * halo + 8) / _GIB:.1f} GiB for the smallest tile of the network. "
             "Give a larger --memory_gb, or --precision bfloat16."
         )
+
+    def _budget(self, out_voxels: int) -> tuple[float, str]:
+        """Bytes left for features, and what the volumes take in words."""
+        # input, normalised copy, coefficients and their temporary; result, its de-normalised copy, the file's bytes
+        fixed = 4 * (5 * math.prod(self.n) + 3 * out_voxels)
+        fixed += self.rows * 4 * 4 * 300  # decoder activations
+        if self.device.type == "cpu":
+            fixed += _PROCESS_BYTES
+        need = f"{(fixed / _GIB):.1f} GiB for the volumes alone ({out_voxels:,} output voxels)"
+        if fixed >= self.options.memory_gb * _GIB:
+            raise ValueError(
+                f"memory budget of {self.options.memory_gb:g} GiB is too small: {need}. Ask for a coarser spacing, "
+                "a smaller field of view, or give a larger --memory_gb."
+            )
+        return self.options.memory_gb * _GIB - fixed, need
+
+    def _bytes_per_voxel(self, convs: Sequence[torch.nn.Conv3d], axis: int, slab: int, halo: int) -> float:
+        """Of a plane across the walk: 30 % for what convolutions set aside; features of the slab and the plane kept
+        from the last one."""
+        item = 2 if self.options.precision == "bfloat16" else 4
+        planes = min(self.n[axis], 2 * halo + 3 * slab)
+        streamed = PlaneStreamer(self.encoder, axis).bytes_per_voxel(convs[0].in_channels, slab, planes)
+        return 1.3 * streamed * item / 4 + 4 * convs[-1].out_channels * (slab + 2)
 
     def features(self, plan: _Plan) -> Iterator[tuple[list[int], list[int], torch.Tensor]]:
         """Pieces of the feature volume: (first voxel [3], end [3], features [1, F, d, h, w]) that cover it all.
@@ -580,41 +614,49 @@ class _VolumeDecoder:
         """Intensities of a piece, plane after plane: features [n0, n1, n2, F] and a line for each of the three axes
         (in this ``order``) -> [N1, N2], N0 times."""
         walk, b, c = lines
-        channels = table.shape[-1]
-        widths = [lines[order.index(axis)].code.shape[1] for axis in range(3)]
-        columns = channels + sum(widths) + len(self.scale_code)
-        code_of = [  # the columns of an axis' code: in the network's order of axes
-            slice(channels + sum(widths[:axis]), channels + sum(widths[: axis + 1])) for axis in order
-        ]
-        n1, n2 = len(b.code), len(c.code)
-        step = max(1, self.rows // n2)
+        channels, n1, n2 = table.shape[-1], len(b.code), len(c.code)
+        columns, code_of = self._columns(channels, lines, order)
+        step = max(1, self.rows // n2)  # lines of a plane that are decoded at once
         # a whole number of 64 rows, which RowLinear's fast way needs; the rows too many are thrown away
         padded = torch.zeros(-(-step * n2 // 64) * 64, columns, device=self.device)
         buffer = padded[: step * n2].view(step, n2, columns)
         buffer[..., columns - len(self.scale_code) :] = self.scale_code
         buffer[..., code_of[2]] = c.code
-        if self.coefficients is not None:
-            base = torch.einsum("ai,ijk->ajk", walk.spline, self.coefficients[0, 0].permute(order))
-            base = torch.einsum("bj,ajk->abk", b.spline, base)
+        base = self._half_interpolated(walk, b, order)  # [N0, N1, n2]
         i0, i1, w0, w1 = (taps.tolist() for taps in walk.taps)
         j0, j1, v0, v1 = (taps.to(self.device) for taps in b.taps)
         k0, k1, u0, u1 = (taps.to(self.device) for taps in c.taps)
         v0, v1, u0, u1 = v0[:, None, None], v1[:, None, None], u0[:, None], u1[:, None]
         for i in range(len(walk.code)):
-            plane = table[i0[i]] * w0[i] + table[i1[i]] * w1[i]
+            plane = table[i0[i]] * w0[i] + table[i1[i]] * w1[i]  # [n1, n2, F]
             buffer[..., code_of[0]] = walk.code[i]
-            values = torch.empty(n1, n2, device=self.device)
+            values = torch.empty(n1, n2, device=self.device)  # [N1, N2]
             for low in range(0, n1, step):
                 part = slice(low, min(low + step, n1))
                 m = part.stop - low
                 rows = plane.index_select(0, j0[part]) * v0[part] + plane.index_select(0, j1[part]) * v1[part]
+                # rows [m, n2, F] -> [m, N2, F]
                 torch.mul(rows.index_select(1, k0), u0, out=buffer[:m, :, :channels])
                 buffer[:m, :, :channels].addcmul_(rows.index_select(1, k1), u1)
                 buffer[:m, :, code_of[1]] = b.code[part, None]
                 values[part] = self.decode(padded[: -(-m * n2 // 64) * 64])[: m * n2].view(m, n2)
-                if self.coefficients is not None:
+                if base is not None:
                     values[part] += base[i, part] @ c.spline.T  # type: ignore[union-attr]
             yield values
+
+    def _columns(self, channels: int, lines: list[_AxisSampling], order: tuple[int, ...]) -> tuple[int, list[slice]]:
+        """Columns of a row for the decoder, and those of each line's code: features, codes in the network's order of
+        axes, scale."""
+        widths = [lines[order.index(axis)].code.shape[1] for axis in range(3)]
+        code_of = [slice(channels + sum(widths[:axis]), channels + sum(widths[: axis + 1])) for axis in order]
+        return channels + sum(widths) + len(self.scale_code), code_of
+
+    def _half_interpolated(self, walk: _AxisSampling, b: _AxisSampling, order: tuple[int, ...]) -> torch.Tensor | None:
+        """The spline along two of three axes, [N0, N1, n2]; None where the network adds none."""
+        if self.coefficients is None:
+            return None
+        base = torch.einsum("ai,ijk->ajk", walk.spline, self.coefficients[0, 0].permute(order))
+        return torch.einsum("bj,ajk->abk", b.spline, base)
 
     def points(self, matrix: np.ndarray, shape: tuple[int, int, int], order: Sequence[int]) -> torch.Tensor:
         """Decode any affine grid: ``matrix`` maps its index to the input's (x, y, z) index -> [shape]."""
@@ -623,13 +665,11 @@ class _VolumeDecoder:
         rotation = torch.as_tensor(matrix[:3, :3][list(order)])
         shift = torch.as_tensor(matrix[:3, 3][list(order)])
         n = torch.tensor(self.size, dtype=torch.float64)
-        index_yz = torch.stack(
-            torch.meshgrid(*(torch.arange(m, dtype=torch.float64) for m in shape[1:]), indexing="ij"), -1
-        ).reshape(-1, 2)
-        in_plane = index_yz @ rotation[:, 1:].T + shift
+        axes = (torch.arange(m, dtype=torch.float64) for m in shape[1:])
+        index_yz = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)  # [N1 N2, 2]
+        in_plane = index_yz @ rotation[:, 1:].T + shift  # [N1 N2, 3]
         with self._bar(math.prod(shape)) as bar:
             for first, end, piece in self.features(plan):
-                origin = torch.tensor(first, dtype=torch.float64)
                 for x in range(shape[0]):
                     position = in_plane + x * rotation[:, 0]
                     keep = ((position >= -0.5 - 1e-6) & (position <= n - 0.5 + 1e-6)).all(1)
@@ -637,20 +677,22 @@ class _VolumeDecoder:
                         keep &= self._owned(plan, first, end, axis, position[:, axis] + self.border)
                     chosen = keep.nonzero()[:, 0]
                     for part in chosen.split(self.rows):
-                        p = position[part]
-                        local = (p + self.border - origin).to(self.device)[None]
-                        columns = [sample_trilinear(piece.float(), local, self.padding)[0]]
-                        for axis in range(3):
-                            columns.append(
-                                self.network.position_code(p[:, axis], self.size[axis]).float().to(self.device)
-                            )
-                        columns.append(self.scale_code.expand(len(p), -1))
-                        value = self.decode(torch.cat(columns, 1))
-                        if self.coefficients is not None:
-                            value = value + sample_bspline(self.coefficients, p.to(self.device)[None])[0].float()
-                        out[x * len(index_yz) + part] = value.cpu()
+                        out[x * len(index_yz) + part] = self._decode_points(piece, first, position[part]).cpu()
                     bar.update(len(chosen))
         return out.view(shape)
+
+    def _decode_points(self, piece: torch.Tensor, first: list[int], positions: torch.Tensor) -> torch.Tensor:
+        """Intensities [K] at ``positions`` [K, 3] within a piece of features that starts at voxel ``first``."""
+        origin = torch.tensor(first, dtype=torch.float64)
+        local = (positions + self.border - origin).to(self.device)[None]
+        codes = [
+            self.network.position_code(positions[:, axis], self.size[axis]).float().to(self.device) for axis in range(3)
+        ]
+        features = sample_trilinear(piece.float(), local, self.padding)[0]  # [K, F]
+        value = self.decode(torch.cat([features, *codes, self.scale_code.expand(len(positions), -1)], 1))
+        if self.coefficients is not None:
+            value = value + sample_bspline(self.coefficients, positions.to(self.device)[None])[0].float()
+        return value
 
 
 class PublishedProcedureInferer(Inferer):
