@@ -19,9 +19,10 @@ from monailabel.interfaces.tasks.train import TrainTask  # noqa: E402
 
 import custom_nets  # noqa: E402
 from monailabel_app.lib.bundles import WrongRequest, find_bundles  # noqa: E402
-from monailabel_app.lib.datastores import ArchiveDatastore, FolderDatastore, with_time_limit  # noqa: E402
+from monailabel_app.lib.datastores import ArchiveDatastore, FolderDatastore  # noqa: E402
 from monailabel_app.lib.infer import BundleInfer  # noqa: E402
 from monailabel_app.lib.send import find_archive, send_back  # noqa: E402
+from monailabel_app.lib.time_limit import with_time_limit  # noqa: E402
 from monailabel_app.lib.train import BundleTrain  # noqa: E402
 from monailabel_app.lib.trained import Trained  # noqa: E402
 
@@ -78,6 +79,7 @@ class AcquireLess(MONAILabelApp):
             wado_url_prefix=settings.MONAI_LABEL_WADO_PREFIX,
             stow_url_prefix=settings.MONAI_LABEL_STOW_PREFIX,
         )
+        client.set_http_retry_params(retry=False)  # it would ask a silent archive five times, for minutes
         filters = [settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER]
         if filters == [{"Modality": "CT"}]:  # MONAI Label's default; its launcher sets it in the environment, too
             filters = [{"Modality": modality} for modality in ("MR", "XA", "RF")]

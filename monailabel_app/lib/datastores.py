@@ -21,12 +21,12 @@ from custom_nets.utils.files import new_folder, part_path, remove_old_parts
 from custom_nets.utils.servers import public_uri
 from monailabel_app.lib.bundles import WrongRequest
 from monailabel_app.lib.images import LONGEST_NAME, check_id, check_image, image_suffix, list_images, without_suffix
+from monailabel_app.lib.time_limit import ANSWER_S, answered_within
 
-__all__ = ["ArchiveDatastore", "FolderDatastore", "with_time_limit"]
+__all__ = ["ArchiveDatastore", "FolderDatastore"]
 
 logger = logging.getLogger(__name__)
 
-_SILENCE_S = (5.0, 30.0)  # of an archive, in seconds: until it is connected, between two pieces of an answer
 _OLD_S = 24 * 3600.0
 
 
@@ -104,10 +104,18 @@ class ArchiveDatastore(DICOMWebDatastore):
         client: of the archive.
         filters: QIDO-RS search filters; the images are what any of them finds.
         cache_path: folder for what was fetched; None: below the home folder.
+        answer_s: time for an answer, in seconds.
     """
 
-    def __init__(self, client: Any, filters: list[dict[str, Any]], cache_path: str | None = None) -> None:
+    def __init__(
+        self,
+        client: Any,
+        filters: list[dict[str, Any]],
+        cache_path: str | None = None,
+        answer_s: float = ANSWER_S,
+    ) -> None:
         self._filters = filters
+        self._answer_s = answer_s
         self._known: list[str] = []
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         super().__init__(client, search_filter=filters[0], cache_path=cache_path, convert_to_nifti=False)
@@ -182,7 +190,8 @@ class ArchiveDatastore(DICOMWebDatastore):
     def _asked(self, ask: Any, *args: Any, **kwargs: Any) -> list[Any]:
         """An answer of the archive; one that does not come, or cannot be read, is its mistake (502)."""
         try:
-            return list(ask(*args, **kwargs) or [])
+            with answered_within(self._answer_s):
+                return list(ask(*args, **kwargs) or [])
         except Exception as error:  # of connections, of HTTP, of JSON, of DICOM: nothing of it is ours
             where = public_uri(str(self._client.base_url))
             reason = type(error).__name__ if isinstance(error, requests.Timeout) else one_line(error)[:200]
@@ -213,15 +222,3 @@ def _value(entry: dict[str, Any], tag: str) -> str:
     element = entry.get(tag)
     values = element.get("Value") if isinstance(element, dict) else None
     return str(values[0]) if isinstance(values, list) and values else ""
-
-
-def with_time_limit(session: requests.Session) -> requests.Session:
-    """The session, of which every request fails where an archive does not answer, or falls silent."""
-    ask = session.request
-
-    def request(method: str, url: str, **kwargs: Any) -> requests.Response:
-        kwargs["timeout"] = kwargs.get("timeout") or _SILENCE_S
-        return ask(method, url, **kwargs)
-
-    session.request = request  # type: ignore[method-assign, assignment]
-    return session

@@ -8,10 +8,12 @@ from typing import Any
 from custom_nets.utils import one_line
 from custom_nets.utils.servers import public_uri
 from monailabel_app.lib.bundles import WrongRequest
+from monailabel_app.lib.time_limit import ANSWER_S, answered_within
 
 __all__ = ["c_store", "find_archive", "send_back", "stow"]
 
 _AT_ONCE = 20  # instances in one STOW-RS request
+_SILENCE_S = (5, 10, 60, 60)  # of a C-STORE: until connected, until associated, for an answer, without any
 
 
 def find_archive(datastore: Any, address: str | None = None) -> Any:
@@ -72,8 +74,9 @@ def stow(client: Any, files: list[Path]) -> str:
         for first in range(0, len(left), _AT_ONCE):
             datasets = {file: pydicom.dcmread(file) for file in left[first : first + _AT_ONCE]}
             try:
-                answer = client.store_instances(list(datasets.values()))
-            except requests.RequestException as error:
+                with answered_within(ANSWER_S):
+                    answer = client.store_instances(list(datasets.values()))
+            except (requests.RequestException, TimeoutError) as error:
                 reason = error
                 refused += datasets
                 continue
@@ -142,7 +145,7 @@ def c_store(address: str, files: list[Path]) -> str:
     left, reason = list(files), ""
     for _ in range(2):  # what was refused once may be taken when asked again
         entity = AE(ae_title="ACQUIRELESS")
-        entity.connection_timeout, entity.acse_timeout, entity.dimse_timeout, entity.network_timeout = 5, 10, 60, 60
+        entity.connection_timeout, entity.acse_timeout, entity.dimse_timeout, entity.network_timeout = _SILENCE_S
         for kind in kinds:
             entity.add_requested_context(*kind)
         association = entity.associate(host, int(port), ae_title=title)
@@ -156,8 +159,10 @@ def c_store(address: str, files: list[Path]) -> str:
                 break
             refused = []
             for file in left:
-                status = association.send_c_store(pydicom.dcmread(file)) if association.is_established else {}
-                code = status.get("Status")
+                try:
+                    code = association.send_c_store(pydicom.dcmread(file)).get("Status")
+                except RuntimeError:  # the archive has ended the connection
+                    code = None
                 if code != 0:
                     reason = f"status {code if code is None else hex(code)}"
                     refused.append(file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import socket
 import threading
 import time
 from pathlib import Path
@@ -19,8 +20,9 @@ if importlib.util.find_spec("monailabel") is None:
     pytest.skip("MONAI Label is not installed", allow_module_level=True)
 
 from monailabel_app.lib.bundles import WrongRequest
-from monailabel_app.lib.datastores import ArchiveDatastore, FolderDatastore, with_time_limit
-from monailabel_app.lib.send import stow
+from monailabel_app.lib.datastores import ArchiveDatastore, FolderDatastore
+from monailabel_app.lib.send import c_store, stow
+from monailabel_app.lib.time_limit import with_time_limit
 
 pytestmark = pytest.mark.label
 
@@ -174,6 +176,42 @@ def test_every_question_to_an_archive_has_a_time_limit(monkeypatch):
     assert given["timeout"] == (5.0, 30.0)
 
 
+@pytest.mark.parametrize("where", ["head", "body", "series"])
+def test_an_archive_that_drips_is_left(where, tmp_path):
+    """It sends a byte whenever it would be given up, for ever."""
+    from dicomweb_client import DICOMwebClient
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    begin = {
+        "head": b"HTTP/1.1 200 OK\r\nX-Slow: ",
+        "body": b"HTTP/1.1 200 OK\r\nContent-Type: application/dicom+json\r\nContent-Length: 99999\r\n\r\n",
+        "series": b'HTTP/1.1 200 OK\r\nContent-Type: multipart/related; type="application/dicom"; boundary=x\r\n\r\n',
+    }[where]
+    left = threading.Event()
+
+    def drip() -> None:
+        connection, _ = listener.accept()
+        connection.recv(65536)
+        connection.sendall(begin)
+        try:
+            while not left.wait(0.05):
+                connection.sendall(b" ")
+        except OSError:
+            left.set()
+
+    threading.Thread(target=drip, daemon=True).start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    client = DICOMwebClient(url, session=with_time_limit(requests.Session()))
+    client.set_http_retry_params(retry=False)
+    store = ArchiveDatastore(client, [{"Modality": "MR"}], str(tmp_path / "cache"), answer_s=0.5)
+    started = time.monotonic()
+    with pytest.raises(WrongRequest, match="no whole answer in 0.5 s") as caught:
+        store._fetch(tmp_path, STUDY, SERIES, "3") if where == "series" else store.list_images()
+    assert caught.value.status == 502 and time.monotonic() - started < 5
+    assert left.wait(5), "the connection was closed"
+    listener.close()
+
+
 # ---- sends ----
 
 
@@ -208,6 +246,44 @@ def test_a_failed_send_says_what_is_there(deletes, tmp_path):
         assert archive.there == set() and "that part was removed again" in str(caught.value)
     else:
         assert len(archive.there) == 3 and "Missing are 1.2" in str(caught.value)
+
+
+def test_a_failed_c_store_says_what_is_there(tmp_path, monkeypatch):
+    """The archive refuses the second instance, and breaks off at the third, once."""
+    import pydicom
+
+    pynetdicom = pytest.importorskip("pynetdicom")
+    files = sorted(write_dicom_series(tmp_path / "s", np.random.default_rng(0).random((6, 5, 4)), np.eye(4)))
+    there: list[int] = []
+    broken: list[int] = []
+    monkeypatch.setattr("monailabel_app.lib.send._SILENCE_S", (5, 5, 1, 1))
+
+    def take(event) -> int:
+        number = int(event.dataset.InstanceNumber)
+        if number == 3 and not broken:
+            broken.append(number)
+            event.assoc.abort()
+        elif number == 2:
+            return 0xA700  # out of resources
+        there.append(number)
+        return 0x0000
+
+    entity = pynetdicom.AE(ae_title="ARCHIVE")
+    entity.add_supported_context("1.2.840.10008.5.1.4.1.1.4")
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(pynetdicom.evt.EVT_C_STORE, take)])
+    address = f"127.0.0.1:{server.socket.getsockname()[1]}:ARCHIVE"
+    with pytest.raises(OSError, match="took 3 of 4 instances of series .*Missing are") as caught:
+        c_store(address, files)
+    assert set(there) == {1, 3, 4}, "what was not sent for another's sake is sent when asked again"
+    headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
+    assert all((str(h.SOPInstanceUID) in str(caught.value)) == (h.InstanceNumber == 2) for h in headers)
+    server.shutdown()
+    other = pynetdicom.AE(ae_title="ARCHIVE")
+    other.add_supported_context("1.2.840.10008.5.1.4.1.1.2")
+    server = other.start_server(("127.0.0.1", 0), block=False)
+    with pytest.raises(OSError, match="it takes no MR Image Storage.*nothing of it is there"):
+        c_store(f"127.0.0.1:{server.socket.getsockname()[1]}:ARCHIVE", files)
+    server.shutdown()
 
 
 def test_what_is_refused_once_is_sent_again(tmp_path):
