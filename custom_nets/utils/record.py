@@ -66,8 +66,12 @@ def file_record(path: str | os.PathLike | Sequence[Path]) -> dict[str, Any]:
     return {"bytes": sum(part.stat().st_size for part in parts), "sha256": digest.hexdigest()}
 
 
+_FREE_TEXT = ("series_description", "study_description")  # what somebody typed at the scanner: also names
+
+
 def shareable(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record of an inference as it is written: without paths of the machine, as it goes to others with the result.
+    """A record of an inference as it is written: without paths of the machine and without what somebody typed about the
+    patient, as it goes to others with the result.
 
     The input is known by its hash, the result by its name beside the record, the weights by their name and hash, and a
     reference (an option that is a path) by its hash.
@@ -77,7 +81,7 @@ def shareable(record: Mapping[str, Any]) -> dict[str, Any]:
 
     def without(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {key: without(item) for key, item in value.items()}
+            return {key: without(item) for key, item in value.items() if key not in _FREE_TEXT}
         if isinstance(value, list | tuple):
             return [without(item) for item in value]
         for text in sorted(texts, key=len, reverse=True) if isinstance(value, str) else ():

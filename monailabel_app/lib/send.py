@@ -149,7 +149,7 @@ def c_store(address: str, files: list[Path]) -> str:
         for kind in kinds:
             entity.add_requested_context(*kind)
         association = entity.associate(host, int(port), ae_title=title)
-        if not association.is_established:
+        if not association.is_established and not association.rejected_contexts:
             reason = "no DICOM connection: is the archive running, and does it know ACQUIRELESS?"
             continue
         taken = {(context.abstract_syntax, context.transfer_syntax[0]) for context in association.accepted_contexts}
