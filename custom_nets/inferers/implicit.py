@@ -21,7 +21,13 @@ from custom_nets.data.volumes.padding import measured_box
 from custom_nets.geometry import Grid, as_triple
 from custom_nets.inferers.measured_blur import BlurOptions, MeasuredBlur, to_measured
 from custom_nets.inferers.streaming import PlaneStreamer
-from custom_nets.operators.data_consistency import LEAST_AGREEMENT, TOLERANCE, VolumeMeasurement
+from custom_nets.operators.data_consistency import (
+    LEAST_AGREEMENT,
+    TOLERANCE,
+    VolumeMeasurement,
+    agreement,
+    disagreement,
+)
 from custom_nets.operators.interpolation import (
     apply_separable,
     bspline_coefficients,
@@ -328,21 +334,11 @@ class ImplicitVolumeInferer(Inferer):
         corrected until it is measured as ``image``.
         """
         finer = scale > 1 + 1e-3
-        covered = all(
-            p[0] - 0.5 / s <= -0.5 + 0.51 / s and p[-1] + 0.5 / s >= n - 0.5 - 0.51 / s
-            for p, s, n, fine in zip(positions, scale, image.shape, finer, strict=True)
-            if fine
-        )
-        known = all(spread is not None for spread, fine in zip(spreads, finer, strict=True) if fine)
-        slices = VolumeMeasurement(
-            positions,
-            image.shape,
-            scale.tolist(),
-            [s if fine else None for s, fine in zip(spreads, finer, strict=True)],
-        )
-        rest = torch.zeros_like(image)
+        spreads = [s if fine else None for s, fine in zip(spreads, finer, strict=True)]
+        slices = VolumeMeasurement(positions, image.shape, scale.tolist(), spreads)
         strength = self.strength
-        if not (known and covered and finer.any()):
+        known = all(spread is not None for spread, fine in zip(spreads, finer, strict=True) if fine)
+        if not (known and finer.any() and _cover(positions, image.shape, scale, finer)):
             if strength < 1:
                 slices.add_interpolated(out, (1 - strength) * image, strength)
             why = "the blur is not known" if not known else "the output does not cover the input"
@@ -350,25 +346,20 @@ class ImplicitVolumeInferer(Inferer):
         low, high = np.percentile(image.numpy(), (0.1, 99.9))
         span = max(float(high - low), 1e-12)
         result, interpolated = slices.forward(out), slices.forward_interpolated(image)
-        agreement = slices.agreement(image, result, interpolated)
-        said: list[str] = []
-        if agreement < LEAST_AGREEMENT and self.data_consistency:
-            said.append(
-                f"what the network adds does not agree with what was measured: {agreement:.0%} of it does, so that "
-                "share is kept. The blur may be another than taken (--profile, --thickness_mm), or the image one that "
-                "the network does not know."
-            )
+        share = agreement(result - interpolated, image - interpolated)
+        said = [disagreement(share)] if share < LEAST_AGREEMENT and self.data_consistency else []
+        if said:
             warnings.warn(said[0], stacklevel=5)
-            strength *= agreement
+            strength *= share
         before = image - (strength * result + (1 - strength) * interpolated)
-        after = before
+        rest, after = torch.zeros_like(image), before
         if self.data_consistency:
             rest, after = slices.correction(before, TOLERANCE * span, _STEPS)
         if strength < 1 or self.data_consistency:
             slices.add_interpolated(out, (1 - strength) * image + rest, strength)
         return {
             "strength": round(strength, 4),
-            "agreement": round(agreement, 4),
+            "agreement": round(share, 4),
             **({"warnings": said} if said else {}),
             "data_consistency": {
                 "asked_for": self.data_consistency,
@@ -390,6 +381,15 @@ class ImplicitVolumeInferer(Inferer):
                 "largest_deviation_after": None,
             },
         }
+
+
+def _cover(positions: Sequence[np.ndarray], shape: Sequence[int], scale: np.ndarray, axes: np.ndarray) -> bool:
+    """Whether the output reaches the edges of the input along ``axes`` [3], up to half of an output voxel."""
+    return all(
+        p[0] - 0.5 / s <= -0.5 + 0.51 / s and p[-1] + 0.5 / s >= n - 0.5 - 0.51 / s
+        for p, n, s, asked in zip(positions, shape, scale, axes, strict=True)
+        if asked
+    )
 
 
 def _coarser(scale: np.ndarray) -> list[int]:

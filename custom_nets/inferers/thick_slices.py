@@ -21,7 +21,14 @@ from custom_nets.data.volumes.padding import measured_box
 from custom_nets.geometry import Grid, as_triple, nearest_axes
 from custom_nets.inferers.implicit import resolve_grid
 from custom_nets.inferers.measured_blur import BlurOptions, MeasuredBlur
-from custom_nets.operators.data_consistency import LARGEST_GAIN, LEAST_AGREEMENT, TOLERANCE, SliceMeasurement
+from custom_nets.operators.data_consistency import (
+    LARGEST_GAIN,
+    LEAST_AGREEMENT,
+    TOLERANCE,
+    SliceMeasurement,
+    agreement,
+    disagreement,
+)
 from custom_nets.operators.interpolation import apply_separable, bspline_matrix
 from custom_nets.operators.slice_profile import PointSpread, slice_profile_matrix
 
@@ -311,29 +318,29 @@ class ThickSliceInferer(Inferer):
             for p, s, n, old in zip(positions, step, turned.shape, order, strict=True)
         ]
         thick = order.index(axis)
-        others = [a for a in range(3) if a != thick]
+        stack_order = [thick, *(a for a in range(3) if a != thick)]
         self._check_steps(step, thick, source, target, axis)
 
         rows, voxels = len(lines[thick].positions), math.prod(len(line.positions) for line in lines)
         budget = self._budget(rows, voxels, voxels // rows * turned.shape[thick], _device_of(network))
 
-        image = _turn(volume.float().cpu(), order, flips)
+        image = _turn(volume.float().cpu(), order, flips)  # [X, Y, Z], turned
         background = float(image.min())
-        matrices = [None if a == thick else line.matrix(turned.shape[a]) for a, line in enumerate(lines)]
-        measured = apply_separable(image, matrices).permute(thick, *others).contiguous()
-        run = _StackSharpener(
-            self, network, measured, lines[thick].positions, float(1 / step[thick]), blur, axis, budget
-        )
-        values, deviation, report = run.result()
+        in_plane = [None if a == thick else line.matrix(turned.shape[a]) for a, line in enumerate(lines)]
+        measured = apply_separable(image, in_plane).permute(*stack_order).contiguous()  # [slices, A, B]
+        factor = float(1 / step[thick])
+        run = _StackSharpener(self, network, measured, lines[thick].positions, factor, blur, axis, budget)
+        values, deviation, report = run.result()  # [rows, A, B]
 
         def placed(result: torch.Tensor, outside: float) -> torch.Tensor:
+            """[rows, A, B] on the target grid, [X', Y', Z']."""
             out = torch.full(target_turned.shape, outside)
-            result = result.permute(*np.argsort([thick, *others]).tolist())
+            result = result.permute(*np.argsort(stack_order).tolist())
             out[tuple(line.wanted for line in lines)] = result[tuple(line.inside for line in lines)]
             back = out.flip([a for a in range(3) if target_flips[a]])
             return back.permute(*np.argsort(target_order).tolist()).contiguous()
 
-        report = {"factor": round(float(1 / step[thick]), 4), **report}
+        report = {"factor": round(factor, 4), **report}
         return placed(values, background), None if deviation is None else placed(deviation, 0.0), report
 
     def _budget(self, rows: int, voxels: int, measured: int, device: torch.device) -> float:
@@ -476,34 +483,7 @@ class _StackSharpener:
     def result(self) -> tuple[torch.Tensor, torch.Tensor | None, dict[str, Any]]:
         """[rows, A, B], its standard deviation (or None), and what was found on the way."""
         options = self.options
-        columns = self._columns()
-        flips = [(False, False), (True, False), (False, True), (True, True)] if options.flips else [(False, False)]
-        members = len(columns) * len(flips)
-        batches = {column: self._batch(column) for column in columns}
-        added = torch.zeros(self.rows, *self.measured.shape[1:])  # mean of what the network adds to the interpolation
-        squares = torch.zeros_like(added) if options.uncertainty else None
-        # what a consistent result keeps of it
-        keep = torch.eye(self.rows, dtype=torch.float64)
-        if self.consistent:
-            keep = keep - self.measurement.inverse @ self.measurement.matrix
-        keep = keep[:, self.box[0]].float()
-        total = len(flips) * sum(self.box[3 - column].stop - self.box[3 - column].start for column in columns)
-        with tqdm(total=total, unit="plane", desc="sharpening", disable=not options.progress) as bar:
-            for column in columns:
-                stack = 3 - column
-                inside = added[self.box[0]].movedim(stack, 0)[:, :, self.box[column]]  # [planes, rows, columns]
-                spread = None if squares is None else squares.movedim(stack, 0)[:, :, self.box[column]]
-                for planes, image in self._planes(column, batches[column]):
-                    for flip in flips:
-                        delta = self._network(image, *flip)
-                        inside[planes] += delta / members
-                        if spread is not None:
-                            spread[planes] += (keep @ delta).square() / members
-                        bar.update(len(planes))
-        deviation = None
-        if squares is not None:
-            mean = torch.tensordot(keep, added[self.box[0]], 1)
-            deviation = ((squares - mean.square()).clamp(min=0) * (members / (members - 1))).sqrt()
+        added, deviation = self._added()
         self._shrink(added)
         if deviation is not None:
             deviation *= self.strength
@@ -514,21 +494,50 @@ class _StackSharpener:
             report["warnings"] = self.said
         return added, deviation, report
 
+    def _added(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What the network adds to the interpolation: mean and standard deviation [rows, A, B] over all ways to look
+        at it (directions, flips); the deviation is None where it is not asked for."""
+        columns = self._columns()
+        flips = [(False, False), (True, False), (False, True), (True, True)] if self.options.flips else [(False, False)]
+        members = len(columns) * len(flips)
+        batches = {column: self._batch(column) for column in columns}
+        mean = torch.zeros(self.rows, *self.measured.shape[1:])
+        squares = torch.zeros_like(mean) if self.options.uncertainty else None
+        keep = self._kept()
+        total = len(flips) * sum(self.box[3 - column].stop - self.box[3 - column].start for column in columns)
+        with tqdm(total=total, unit="plane", desc="sharpening", disable=not self.options.progress) as bar:
+            for column in columns:
+                stack = 3 - column
+                inside = mean[self.box[0]].movedim(stack, 0)[:, :, self.box[column]]  # [planes, box rows, columns]
+                spread = None if squares is None else squares.movedim(stack, 0)[:, :, self.box[column]]
+                for planes, image in self._planes(column, batches[column]):
+                    for flip in flips:
+                        delta = self._network(image, *flip)  # [B, box rows, columns]
+                        inside[planes] += delta / members
+                        if spread is not None:  # [planes, rows, columns]
+                            spread[planes] += (keep @ delta).square() / members
+                        bar.update(len(planes))
+        if squares is None:
+            return mean, None
+        kept = torch.tensordot(keep, mean[self.box[0]], 1)  # [rows, A, B]
+        return mean, ((squares - kept.square()).clamp(min=0) * (members / (members - 1))).sqrt()
+
+    def _kept(self) -> torch.Tensor:
+        """[rows, box rows]: what a consistent result keeps of what is added."""
+        keep = torch.eye(self.rows, dtype=torch.float64)
+        if self.consistent:
+            keep = keep - self.measurement.inverse @ self.measurement.matrix
+        return keep[:, self.box[0]].float()
+
     def _shrink(self, added: torch.Tensor) -> None:
         """Keep of what the network adds (in place) the share that is asked for, and less where it does not agree with
         what was measured."""
         if self.known:
-            change = self.measurement.forward(added)
-            interpolated = self.measurement.forward(torch.tensordot(self.spline, self.measured, 1))
-            power = float(change.square().sum())
-            wanted = float((change * (self.measured - interpolated)).sum())
-            self.agreement = min(max(wanted / power, 0.0), 1.0) if power > 0 else 1.0
+            interpolation = torch.tensordot(self.spline, self.measured, 1)  # [rows, A, B]
+            interpolated = self.measurement.forward(interpolation)
+            self.agreement = agreement(self.measurement.forward(added), self.measured - interpolated)
             if self.agreement < LEAST_AGREEMENT and self.options.data_consistency:
-                self.said.append(
-                    f"what the network adds does not agree with what was measured: {self.agreement:.0%} of it does, so "
-                    "that share is kept. The blur may be another than taken (--profile, --thickness_mm), or the image "
-                    "one that the network does not know."
-                )
+                self.said.append(disagreement(self.agreement))
                 warnings.warn(self.said[0], stacklevel=5)
                 self.strength *= self.agreement
         if self.strength < 1:
@@ -587,32 +596,40 @@ class _StackSharpener:
             planes = numbers[start : start + batch]
             around = torch.tensor([[_mirrored(j + d, n) for d in range(-half, half + 1)] for j in planes])
             wanted, where = around.unique(return_inverse=True)
-            thin = spline @ volume[wanted]
+            thin = spline @ volume[wanted]  # [wanted, rows, columns]
             yield planes, thin[where].to(self.device)
 
     def _batch(self, column: int) -> int:
         """Planes at once, within the budget; sets the size of tiles."""
-        options = self.options
         height, width = (-(-(s.stop - s.start) // self.divisor) * self.divisor for s in (self.box[0], self.box[column]))
-        left = self.budget
-        smallest = max(_SMALLEST_TILE, 2 * self.divisor)
-        self.tile = options.tile
-        largest = getattr(self.network, "largest", None)
-        if largest is not None and max(height, width) > min(largest, self.tile or largest):
-            self.tile = min(largest, self.tile or largest)
-        if self.tile is not None and self.tile < smallest:
-            raise ValueError(f"tile must be at least {smallest} for this network, got {self.tile}.")
-        if left < _PIXEL_BYTES * height * width and self.tile is None:
-            self.tile = int(math.sqrt(left / _PIXEL_BYTES)) // self.divisor * self.divisor
-            if self.tile < smallest:
-                raise ValueError(
-                    f"memory budget of {options.memory_gb:g} GiB is too small: beside the volumes, "
-                    f"{left / _GIB:.3f} GiB are left, the smallest tile takes {_PIXEL_BYTES * smallest**2 / _GIB:.3f}. "
-                    "Ask for a coarser spacing, or give a larger --memory_gb."
-                )
+        self.tile = self._tile(height, width)
         pixels = max(min(height, self.tile or height) * min(width, self.tile or width), 1)
         liked = _LIKED_PIXELS if self.device.type == "cpu" else _LIKED_PIXELS_CUDA
-        return options.batch or max(1, min(liked // pixels, int(left // (_PIXEL_BYTES * pixels))))
+        return self.options.batch or max(1, min(liked // pixels, int(self.budget // (_PIXEL_BYTES * pixels))))
+
+    def _tile(self, height: int, width: int) -> int | None:
+        """Side of tiles for planes of this size in pixels; None where a plane goes through the network whole.
+
+        Raises:
+            ValueError: the side that was asked for, or the one that the budget allows, is too small.
+        """
+        tile = self.options.tile
+        smallest = max(_SMALLEST_TILE, 2 * self.divisor)
+        largest = getattr(self.network, "largest", None)
+        if largest is not None and max(height, width) > min(largest, tile or largest):
+            tile = min(largest, tile or largest)
+        if tile is not None and tile < smallest:
+            raise ValueError(f"tile must be at least {smallest} for this network, got {tile}.")
+        if tile is None and self.budget < _PIXEL_BYTES * height * width:
+            tile = int(math.sqrt(self.budget / _PIXEL_BYTES)) // self.divisor * self.divisor
+            if tile < smallest:
+                raise ValueError(
+                    f"memory budget of {self.options.memory_gb:g} GiB is too small: beside the volumes, "
+                    f"{self.budget / _GIB:.3f} GiB are left, the smallest tile takes "
+                    f"{_PIXEL_BYTES * smallest**2 / _GIB:.3f}. "
+                    "Ask for a coarser spacing, or give a larger --memory_gb."
+                )
+        return tile
 
     def _network(self, image: torch.Tensor, flip_rows: bool, flip_columns: bool) -> torch.Tensor:
         """[B, slices, R, C] -> what the network adds to the middle planes, [B, R, C] on the CPU."""

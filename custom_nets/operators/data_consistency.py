@@ -27,6 +27,8 @@ __all__ = [
     "TOLERANCE",
     "SliceMeasurement",
     "VolumeMeasurement",
+    "agreement",
+    "disagreement",
     "make_consistent",
     "measure",
 ]
@@ -92,7 +94,7 @@ class VolumeMeasurement:
     A result is the interpolation of what was measured plus a correction. Both are known on the measured grid, so that
     all but the last step is done there:
 
-    - how much of the correction agrees with the measurement (:meth:`agreement`);
+    - how much of the correction agrees with the measurement (:func:`agreement`);
     - what is still missing, r, becomes a smooth addition B c with c = sum of (1 - W B)^j r: Landweber's iteration,
       which stops when the measured voxels are reproduced to :data:`TOLERANCE`, and never amplifies what a blur has all
       but removed by more than the number of its steps.
@@ -138,18 +140,6 @@ class VolumeMeasurement:
         """What is measured of the interpolation of ``measured`` [n, n', n'']: W B, same shape."""
         return _each_axis(self.both, measured)
 
-    def agreement(self, measured: torch.Tensor, result: torch.Tensor, interpolated: torch.Tensor) -> float:
-        """Share of a correction, 0 to 1, that comes nearest to what was measured.
-
-        Args:
-            measured: [n, n', n''].
-            result, interpolated: the corrected volume and the interpolation, measured again.
-        """
-        change = result - interpolated
-        power = float(change.square().sum())
-        wanted = float((change * (measured - interpolated)).sum())
-        return min(max(wanted / power, 0.0), 1.0) if power > 0 else 1.0
-
     def correction(self, residual: torch.Tensor, tolerance: float, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
         """c and what is left of ``residual`` [n, n', n''], in at most ``steps`` steps."""
         total = torch.zeros_like(residual)
@@ -175,6 +165,27 @@ class VolumeMeasurement:
                 part = _each_axis([matrix if axis == last else None for axis in range(3)], coarse[rows])
             volume[rows].mul_(share).add_(part)
         return volume
+
+
+def agreement(change: torch.Tensor, residual: torch.Tensor) -> float:
+    """Share of a correction, 0 to 1, that comes nearest to what was measured.
+
+    Args:
+        change: what the correction changes of the volume, measured again.
+        residual: what was measured, less what is measured of the volume without it; same shape.
+    """
+    power = float(change.square().sum())
+    wanted = float((change * residual).sum())
+    return min(max(wanted / power, 0.0), 1.0) if power > 0 else 1.0
+
+
+def disagreement(share: float) -> str:
+    """Say that only a ``share`` of a correction agrees."""
+    return (
+        f"what the network adds does not agree with what was measured: {share:.0%} of it does, so that share is kept. "
+        "The blur may be another than taken (--profile, --thickness_mm), or the image one that the network does not "
+        "know."
+    )
 
 
 def _each_axis(matrices: Sequence[torch.Tensor | None], volume: torch.Tensor) -> torch.Tensor:
