@@ -16,7 +16,7 @@ from .batches import (
 )
 from .cases import CaseEvaluator, ReconstructionEvaluator, RunEvaluator, record_path
 from .scan_fitting import ActivateLevels, DensifyAndPrune, FitCurve, GrowGrid, ScanFitting
-from .vessel_support import VesselSupport, vessel_support
+from .vessel_support import VesselSupport, turn_warning, vessel_support
 
 __all__ = [
     "ActivateLevels",
@@ -25,6 +25,7 @@ __all__ = [
     "GrowGrid",
     "ScanFitting",
     "VesselSupport",
+    "turn_warning",
     "vessel_support",
     "AdversarialTrainer",
     "CaseEvaluator",

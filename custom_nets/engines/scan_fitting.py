@@ -24,7 +24,7 @@ from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 from tqdm import tqdm
 
-from custom_nets.engines.vessel_support import VesselSupport, vessel_support
+from custom_nets.engines.vessel_support import VesselSupport, turn_warning, vessel_support
 from custom_nets.networks.layers.attenuation_field import AttenuationField, ScanGrid
 from custom_nets.operators.cone_beam import SupportOperator, view_vectors
 from custom_nets.optimizers.fista import NonnegativeFista
@@ -43,9 +43,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_SHORT = 40  # epochs of a fit that only compares
-_FOLD = 6  # one of so many views is held out there
-_TOLERANCE = 1.1  # of the best error: as good as the best
+_SHORT = 40  # epochs of a fit that only looks
 
 
 def acquisition_fingerprint(acquisition: Any) -> str:
@@ -118,6 +116,7 @@ class FitCurve:
         seconds: of the whole fit, over all calls.
         stopped: why it ended: "done", "time" or "held-out views".
         notes: sentences for people.
+        warnings: sentences that have to be read first.
     """
 
     loss: list[float] = field(default_factory=list)
@@ -125,6 +124,7 @@ class FitCurve:
     seconds: float = 0.0
     stopped: str = "done"
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 class ScanFitter(SupervisedTrainer):
@@ -365,6 +365,7 @@ class ScanFitting:
         held_out: views to hold out and watch, evenly chosen; 0: none.
         patience: epochs without a better error of those views after which the fit stops.
         max_minutes: stop after so long; None: never.
+        check_turn: try the mirrored scan, too, and warn where it fits better.
         save_every_s: seconds between two saved states.
         seed: of everything random.
         progress: show a bar.
@@ -385,6 +386,7 @@ class ScanFitting:
         held_out: int = 0,
         patience: int = 20,
         max_minutes: float | None = None,
+        check_turn: bool = False,
         save_every_s: float = 30.0,
         seed: int = 0,
         progress: bool = True,
@@ -402,6 +404,7 @@ class ScanFitting:
         self.learning_rate, self.final_rate, self.betas, self.loss = learning_rate, final_rate, tuple(betas), loss
         self.sparsity, self.time_jitter, self.schedules = sparsity, time_jitter, tuple(schedules)
         self.held_out, self.patience, self.max_minutes = held_out, patience, max_minutes
+        self.check_turn = check_turn
         self.save_every_s, self.seed, self.progress = save_every_s, seed, progress
         self.noise = 0.0
 
@@ -436,13 +439,14 @@ class ScanFitting:
         if earlier is None:
             support = support or vessel_support(kept, device)
             noise, attenuation = support.noise, support.attenuation
-            chosen = self._choose(network, kept, support, device)
+            turn = turn_warning(kept, support, device) if self.check_turn else None
+            found = self._scouted(network, kept, support, device)
             operator = operator or network.operator
             network.bind(ScanGrid.of(acquisition, attenuation), support.voxels, support.mean, self.seed)
             network.operator = operator or network.operator
         else:
             for name, value in earlier["network"]["arguments"].items():
-                setattr(network, name, value)  # what was left to the scan is chosen
+                setattr(network, name, value)  # what was left to the scan is settled
             network.restore(earlier["network"], device)
             noise, attenuation = earlier["noise"], earlier["network"]["grid"]["attenuation"]
         self.noise = noise
@@ -454,7 +458,8 @@ class ScanFitting:
             schedule.attach(engine)
         before_s = 0.0
         if earlier is None:
-            engine.curve.notes += chosen
+            engine.curve.notes += found
+            engine.curve.warnings += [turn] if turn else []
         else:
             engine.optimizer.load_state_dict(earlier["optimizer"])
             engine.state.epoch = earlier["epoch"]
@@ -479,27 +484,16 @@ class ScanFitting:
             state_path.unlink(missing_ok=True)
         return engine.curve
 
-    def _choose(self, network: AttenuationField, scan: Any, support: VesselSupport, device: Any) -> list[str]:
-        """Settle what the network leaves to the scan: what predicts views best that a short fit has not seen."""
-        candidates = network.candidates()
-        if not candidates:
+    def _scouted(self, network: AttenuationField, scan: Any, support: VesselSupport, device: Any) -> list[str]:
+        """Settle what the network leaves to the scan."""
+        scout = network.scout()
+        if scout is None:
             return []
         short = ScanFitting(**{**self._arguments(), "max_epochs": min(self.max_epochs, _SHORT), "progress": False})
-        short.held_out, short.patience = max(1, len(scan) // _FOLD), 1 << 30
-        found: list[float] = []
-        operator: SupportOperator | None = None
-        for candidate in candidates:
-            trial = type(network)(**{**network.arguments(), **candidate})
-            curve = short.fit(trial, scan, device, support=support, operator=operator)
-            operator = trial.operator
-            found.append(curve.held_out[max(curve.held_out)])
-        # the strongest prior that the views allow: those that predict views a little better give worse volumes
-        best = candidates[int(np.flatnonzero(np.asarray(found) <= _TOLERANCE * min(found))[-1])]
-        network.operator = operator
-        for name, value in best.items():
-            setattr(network, name, value)
-        tried = ", ".join(f"{c}: {e:.3f}" for c, e in zip(candidates, found, strict=True))
-        return [f"chosen by error of {short.held_out} views that a short fit has not seen: {best} ({tried})"]
+        short.held_out, short.check_turn = 0, False
+        short.fit(scout, scan, device, support=support)
+        network.operator = scout.operator
+        return [network.learn_from(scout, scan.times_s)]
 
     def _arguments(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
@@ -528,7 +522,7 @@ class ScanFitting:
 
     def plain(self) -> dict[str, Any]:
         """What decides the result, as text for files."""
-        skipped = {"progress", "max_minutes", "save_every_s", "noise", "schedules"}
+        skipped = {"progress", "max_minutes", "check_turn", "save_every_s", "noise", "schedules"}
         found = {key: str(value) for key, value in vars(self).items() if key not in skipped}
         for schedule in self.schedules:
             settings = {k: v for k, v in vars(schedule).items() if k != "pulls"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from custom_nets.networks.bolus_atoms import bolus_curves
 from custom_nets.operators.cone_beam import SupportOperator, panel_positions, view_vectors
 
-__all__ = ["VesselSupport", "noise_level", "vessel_support"]
+__all__ = ["VesselSupport", "noise_level", "turn_warning", "vessel_support"]
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +21,7 @@ _WINDOW = 0.25  # of the scan: a bolus stays that long in a vessel
 _MOST_VOXELS = 300_000  # of a volume that is searched at once; a larger one at half the resolution first
 _FAINTEST = 0.03  # of the brightest pixels: what is fainter is no vessel
 _SMALLEST = 0.03  # of the peak of well filled voxels
+_CLEARLY = 0.985  # of a misfit: a better one
 _PRICE = 1.2  # of a coefficient, in standard deviations of what noise gives it
 
 
@@ -33,12 +34,14 @@ class VesselSupport:
         mean: [M] first guess of the attenuation's mean over time, 1/mm.
         attenuation: of well filled vessel, 1/mm.
         noise: standard deviation of a pixel of weight one, unit-free.
+        misfit: of the first guess to the views, relative to their size.
     """
 
     voxels: torch.Tensor
     mean: torch.Tensor
     attenuation: float
     noise: float
+    misfit: float = float("nan")
 
 
 def noise_level(projections: torch.Tensor, weights: torch.Tensor | None = None) -> float:
@@ -91,11 +94,35 @@ def vessel_support(acquisition: Any, device: torch.device | str = "cpu") -> Vess
             f"no vessel is seen in these {len(projections)} views: nothing stands out from the noise ({noise:.4f} per "
             "pixel) in several views at once. Is the scan subtracted (ln mask - ln fill), and is its geometry right?"
         )
-    voxels, curves = found
+    voxels, curves, misfit = found
     peak = curves.amax(1)
     attenuation = float(peak.quantile(0.98)) if len(peak) < 1 << 23 else float(peak.max()) / 2
     logger.info("vessels may be in %d of %d voxels", len(voxels), int(np.prod(acquisition.volume_shape)))
-    return VesselSupport(voxels, curves.mean(1), max(attenuation, 1e-6), noise)
+    return VesselSupport(voxels, curves.mean(1), max(attenuation, 1e-6), noise, misfit)
+
+
+def turn_warning(acquisition: Any, support: VesselSupport, device: torch.device | str = "cpu") -> str | None:
+    """Say so where the views would fit better if the arm turned the other way round, or the pictures were mirrored.
+
+    Both are the same, and hard to see: the mirrored vessels explain the mirrored views but for perspective, as what is
+    nearer to the source is enlarged more. So both are tried.
+
+    Args:
+        acquisition: as it was read.
+        support: of it.
+    """
+    try:
+        mirrored = vessel_support(replace(acquisition, column_step_mm=-acquisition.column_step_mm), device)
+    except ValueError:  # no vessel is seen
+        return None
+    logger.info("misfit of the first guess: %.4f as read, %.4f mirrored", support.misfit, mirrored.misfit)
+    if not mirrored.misfit < _CLEARLY * support.misfit:
+        return None
+    return (
+        "this seems to turn the wrong way: the views fit better if the arm turns the other way round, or the pictures "
+        f"are mirrored (a first guess is off by {mirrored.misfit:.3f} of their size, as they were read by "
+        f"{support.misfit:.3f}). Check the sign of the angles, and --seen_from."
+    )
 
 
 def _search(
@@ -106,8 +133,8 @@ def _search(
     times_s: np.ndarray,
     shape: tuple[int, ...],
     spacing_mm: np.ndarray,
-) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Flat voxels [M] and their first curves [M, N] at the views' times; None where nothing is seen."""
+) -> tuple[torch.Tensor, torch.Tensor, float] | None:
+    """Flat voxels [M], their first curves [M, N] at the views' times, and the misfit; None where nothing is seen."""
     candidates = torch.arange(int(np.prod(shape)), device=projections.device)
     if len(candidates) > _MOST_VOXELS and min(*shape, *projections.shape[1:]) >= 32:
         half = tuple(-(-n // 2) for n in shape)
@@ -127,12 +154,12 @@ def _search(
     voxels = _seen_long_enough(projections, weights, noise, vectors, times_s, candidates, shape, spacing_mm)
     if not len(voxels):
         return None
-    curves = _first_curves(projections, weights, noise, vectors, times_s, voxels, shape, spacing_mm)
+    curves, misfit = _first_curves(projections, weights, noise, vectors, times_s, voxels, shape, spacing_mm)
     peak = curves.amax(1)
     if not float(peak.max()) > 0:
         return None
     kept = peak > _SMALLEST * float(peak[peak > 0].quantile(0.95) if (peak > 0).sum() < 1 << 23 else peak.max())
-    return voxels[kept], curves[kept]
+    return voxels[kept], curves[kept], misfit
 
 
 def _pooled_vectors(vectors: np.ndarray, panel_shape: tuple[int, ...]) -> np.ndarray:
@@ -192,8 +219,9 @@ def _first_curves(
     spacing_mm: np.ndarray,
     atoms: int = 10,
     steps: int = 25,
-) -> torch.Tensor:
-    """Curves [M, N] of a non-negative sum of boluses after a few steps of accelerated proximal gradient."""
+) -> tuple[torch.Tensor, float]:
+    """Curves [M, N] of a non-negative sum of boluses after a few steps of accelerated proximal gradient, and their
+    misfit."""
     operator = SupportOperator(shape, spacing_mm, tuple(projections.shape[1:]), voxels)
     time = torch.as_tensor(times_s, dtype=torch.float32).to(projections.device)
     duration = float(times_s[-1])
@@ -221,4 +249,6 @@ def _first_curves(
             after = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
             point, momentum = found + (momentum - 1) / after * (found - solution), after
         solution = found
-    return solution @ curves
+    rest = seen(solution) - projections
+    misfit = float(((w * rest.square()).sum() / (w * projections.square()).sum().clamp(min=1e-30)).sqrt())
+    return solution @ curves, misfit

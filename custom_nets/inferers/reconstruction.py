@@ -30,6 +30,8 @@ __all__ = ["Reconstruction", "ReconstructionInferer", "load_fit", "save_fit"]
 logger = logging.getLogger(__name__)
 
 _FORMAT = "custom_nets scan fit 1"
+_GROSS = 1.25  # a short fit on a coarse grid is no wrong geometry
+_FAR_DEG = 5.0  # between two views: nearer ones are means of their neighbours, whatever the geometry
 
 
 @dataclass(eq=False)
@@ -211,16 +213,42 @@ def _score(found: Reconstruction) -> None:
         **view_scores(rendered, some.projections),
     }
     mean = scan.projections[found.kept].mean(0)
-    of_mean = float(np.linalg.norm(some.projections - mean) / max(np.linalg.norm(some.projections), 1e-12))
-    found.scores["nrmse_of_the_mean_picture"] = of_mean
-    if found.scores["nrmse"] >= of_mean:
-        found.warnings.append(
-            f"this does not fit: views that were {found.scores['which']} are off by "
-            f"{found.scores['nrmse']:.2f} of their size, the mean picture alone by {of_mean:.2f}. Check the "
-            "geometry (angles, distances, pixel size, order of frames), the times and the subtraction."
-        )
+    size = max(float(np.linalg.norm(some.projections)), 1e-12)
+    found.scores["nrmse_of_the_mean_picture"] = float(np.linalg.norm(some.projections - mean)) / size
+    others = [("the mean picture", found.scores["nrmse_of_the_mean_picture"], 1.0)]
+    if len(found.left_out) and _step_deg(scan.subset(found.kept)) > _FAR_DEG:
+        between = np.linalg.norm(some.projections - _between(scan, found.kept, found.left_out)) / size
+        found.scores["nrmse_of_the_neighbours"] = float(between)
+        others.append(("a mean of the two nearest kept views", float(between), _GROSS))
+    for name, error, limit in others:
+        if found.scores["nrmse"] >= limit * error:
+            found.warnings.append(
+                f"this does not fit: views that were {found.scores['which']} are off by "
+                f"{found.scores['nrmse']:.2f} of their size, {name} alone by {error:.2f}. Check the "
+                "geometry (angles, distances, pixel size, order of frames), the times and the subtraction."
+            )
+            break
+    if found.curve is not None:
+        found.warnings += found.curve.warnings
     if not scan.quantitative:
         found.warnings.append("the pictures are no line integrals: the volume's attenuation has no unit")
+
+
+def _step_deg(scan: Acquisition) -> float:
+    """Median angle between a view and the next."""
+    way = scan.source_mm / np.linalg.norm(scan.source_mm, axis=1, keepdims=True)
+    return (
+        float(np.rad2deg(np.median(np.arccos(np.clip((way[1:] * way[:-1]).sum(1), -1, 1))))) if len(scan) > 1 else 0.0
+    )
+
+
+def _between(scan: Acquisition, kept: NDArray[np.int64], left_out: NDArray[np.int64]) -> NDArray[np.float32]:
+    """What left-out views are if each is a mean of its kept neighbours, the nearer one counting more."""
+    place = np.interp(left_out, kept, np.arange(len(kept)))
+    before = np.clip(place.astype(int), 0, len(kept) - 2)
+    share = (place - before)[:, None, None].astype(np.float32)
+    views = scan.projections
+    return (1 - share) * views[kept[before]] + share * views[kept[before + 1]]
 
 
 def save_fit(path: str | Path, found: Reconstruction) -> Path:

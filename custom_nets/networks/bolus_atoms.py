@@ -12,14 +12,19 @@ Gamma variate: Thompson HK et al., Indicator transit time considered as a gamma 
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
+import numpy as np
 import torch
 from torch import nn
 
+from custom_nets.data.angiography.arrival import passage_time
 from custom_nets.networks.layers.attenuation_field import AttenuationField, SparseMap, blob_map
 
 __all__ = ["BolusAtoms", "bolus_curves"]
+
+_SCOUT_S = 1.5  # boluses of a first fit, about the shortest that is injected
+_LONG_S = 3.0
 
 
 def bolus_curves(
@@ -48,20 +53,14 @@ class BolusAtoms(AttenuationField):
 
     Args:
         num_atoms: K.
-        injection_s: length of the injection; None: one of :attr:`injections_s` that predicts views best which a first,
-            short fit has not seen (see :meth:`candidates`).
+        injection_s: length of the injection; None: measured on the scan, see :meth:`learn_from`.
         time_constant_s: of the gamma variate that smears it, see :func:`bolus_curves`.
         first_arrival_s: of the first atom, before the first frame, as vessels may be filled by then.
         blob_voxels: width of a blob in voxels; 0: a voxel each.
 
-    Attributes:
-        injections_s: lengths to choose from.
-
     Shape:
         ``coefficients``: [M, K], in 1/mm.
     """
-
-    injections_s = (1.0, 1.5, 2.0, 2.5, 3.0)
 
     def __init__(
         self,
@@ -85,9 +84,22 @@ class BolusAtoms(AttenuationField):
         self.coefficients = nn.Parameter(torch.zeros(0, num_atoms))
         self.blobs: SparseMap | None = None
 
-    def candidates(self) -> list[dict[str, Any]]:
-        """Give what else to make the field with where that is left to the scan; the fit chooses."""
-        return [] if self.injection_s is not None else [{"injection_s": length} for length in self.injections_s]
+    def scout(self) -> BolusAtoms | None:
+        return None if self.injection_s is not None else BolusAtoms(**{**self.arguments(), "injection_s": _SCOUT_S})
+
+    def learn_from(self, scout: BolusAtoms, times_s: np.ndarray) -> str:
+        """Take the injection's length from how long the agent takes to pass vessels in a first fit.
+
+        Sums of short boluses can be as long as they like; sums of too long ones cannot be shorter. Views that a fit has
+        not seen do not tell: shorter boluses always foretell them a little better, and make the worse volume.
+        """
+        times = np.linspace(float(times_s[0]), float(times_s[-1]), 128)
+        found = passage_time(scout.voxel_curves(times)[1].numpy(), times)
+        if math.isnan(found):  # nothing fills and empties within the scan
+            self.injection_s = _LONG_S
+            return f"injection_s {self.injection_s:g}: no vessel empties within the scan"
+        self.injection_s = round(max(found, _SCOUT_S), 2)
+        return f"injection_s {self.injection_s:g}, from how long the agent takes to pass the vessels of a first fit"
 
     def make_parameters(self, mean: torch.Tensor, generator: torch.Generator) -> None:
         _, grid = self.bound()
@@ -97,7 +109,7 @@ class BolusAtoms(AttenuationField):
     def curves(self, time_s: torch.Tensor) -> torch.Tensor:
         """Give the atoms over time, [B, K]."""
         if self.injection_s is None:
-            raise RuntimeError("injection_s is left to the scan: let a fit choose it, or give a length in s.")
+            raise RuntimeError("injection_s is left to the scan: let a fit measure it, or give a length in s.")
         _, grid = self.bound()
         # an atom that begins in the last tenth of a scan is seen by too few frames
         last = 0.9 * grid.duration_s

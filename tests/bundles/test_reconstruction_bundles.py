@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -21,6 +22,7 @@ SETTINGS = PhantomSettings(
     frames=24, size=(40, 40), pixel_mm=3.6, volume_shape=(24, 22, 20), voxel_mm=3.2, inlets=1, veins=False,
     smallest_radius_mm=1.0, counts=5e4,
 )  # fmt: skip
+GEOMETRY = ("source_mm", "panel_mm", "column_step_mm", "row_step_mm")
 TINY = {
     "tiavox": {"max_epochs": 4},
     "vpal": {"max_epochs": 2, "network_def#levels": 3, "network_def#log2_table": 10, "network_def#dynamic_levels": 2},
@@ -154,12 +156,17 @@ def test_a_result_is_not_replaced_and_not_computed_twice(scan_file, tmp_path, ca
 def test_a_scan_that_does_not_fit_is_said_first(scan_file, tmp_path):
     scan = read_acquisition(scan_file)
     mixed = np.random.default_rng(0).permutation(len(scan))
-    names = ("source_mm", "panel_mm", "column_step_mm", "row_step_mm")
-    wrong = type(scan)(**{**vars(scan), **{name: getattr(scan, name)[mixed] for name in names}})
+    wrong = replace(scan, **{name: getattr(scan, name)[mixed] for name in GEOMETRY})
     path = write_npz_acquisition(wrong, tmp_path / "wrong" / "head.npz")
     run("atoms", path, tmp_path / "out")
     record = (tmp_path / "out" / "head_record.json").read_text()
     assert record.splitlines()[1].strip().startswith('"warnings": [') and "does not fit" in record.splitlines()[2]
+
+
+def test_a_scan_that_turns_the_wrong_way_is_said_first(scan_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("custom_nets.engines.scan_fitting.turn_warning", lambda *_: "this seems to turn the wrong way")
+    run("atoms", scan_file, tmp_path)
+    assert json.loads((tmp_path / "head_record.json").read_text())["warnings"] == ["this seems to turn the wrong way"]
 
 
 @pytest.mark.parametrize(

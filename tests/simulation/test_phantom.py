@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from custom_nets.data.angiography.arrival import half_rise_time
+from custom_nets.data.angiography.arrival import half_rise_time, passage_time
 from custom_nets.geometry.cone_beam import ConeBeam
 from custom_nets.simulation.phantom import PATHOLOGIES, PhantomSettings, VesselFlowPhantom
 
@@ -70,6 +70,14 @@ def test_curves_and_arrival_follow_the_bolus(phantom):
     voxel = tuple(np.rint(inlet / SMALL.voxel_mm + (np.array(SMALL.volume_shape) - 1) / 2).astype(int))
     assert phantom.bolus.start_s < arrival[voxel] < phantom.bolus.start_s + 1.2
     assert np.nanmax(arrival) > arrival[voxel] + 1  # veins come later
+
+
+def test_the_passage_of_a_box_is_its_length():
+    times = np.linspace(0, 6, 601)
+    boxes = np.stack([(times > start) & (times < start + 2) for start in (0.5, 1.0, 3.0, 5.0)], 1).astype(float)
+    faint = 0.1 * (times > 1)[:, None]
+    assert abs(passage_time(np.hstack([boxes, faint]), times) - 2) < 0.05, "what is cut off or faint does not count"
+    assert np.isnan(passage_time(np.ones((601, 3)), times)) and np.isnan(passage_time(np.zeros((601, 3)), times))
 
 
 def test_half_rise_is_linear_between_samples():

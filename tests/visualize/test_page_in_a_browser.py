@@ -12,6 +12,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from custom_nets.data.angiography.intensity import BACKGROUND
 from custom_nets.data.angiography.reader import read_angiography
@@ -213,6 +214,55 @@ def test_a_run(browser, run):
     browser.run("document.querySelector('#curve details').open = true")
     cells = browser.run("return [...document.querySelectorAll('#curve tbody td:nth-child(4)')].map(c => c.textContent)")
     np.testing.assert_allclose([float(cell) for cell in cells], wanted, atol=0.51 * step + 1e-4)
+    quiet(browser)
+
+
+@pytest.fixture(scope="module")
+def reconstruction(tmp_path_factory) -> Path:
+    """The page of a tiny scan, seen from the front at half of its time by a ball on the patient's left."""
+    from custom_nets.inferers import Reconstruction
+    from custom_nets.networks import BolusAtoms
+    from custom_nets.networks.layers.attenuation_field import ScanGrid
+    from custom_nets.simulation.phantom import PhantomSettings, VesselFlowPhantom
+    from custom_nets.visualize.page import reconstruction_page
+
+    settings = PhantomSettings(frames=6, size=(16, 16), pixel_mm=8, volume_shape=(16, 16, 16), voxel_mm=6)
+    scan = VesselFlowPhantom(0, settings).acquisition()
+    voxels = np.ravel_multi_index(np.indices((16,) * 3)[:, 10:14, 6:9, 5:8].reshape(3, -1), (16,) * 3)
+    field = BolusAtoms(num_atoms=6, injection_s=2.0, blob_voxels=0)
+    field.bind(ScanGrid.of(scan), torch.from_numpy(np.sort(voxels)))
+    field.coefficients.data[:, 2] = torch.linspace(0.01, 0.03, len(voxels))
+    found = Reconstruction(field, scan, np.arange(6), np.linspace(0, 5.5, 4))
+    record = {
+        "warnings": ["mind this"], "case": "a", "options": {}, "fit": None, "network": "BolusAtoms", "device": "cpu",
+        "threads": 1, "seconds": 1.0, "peak_memory_gib": 1.0, "versions": {}, "checkpoint": {}, "note": "research",
+        "input": {"file": "", "frames": 6, "size": [16, 16], "times_s": [5.5], "angles_deg": [0, 200],
+                  "kept_frames": [1], "notes": []},
+        "output": {"shape": [16] * 3, "spacing_mm": [6.0] * 3, "unit": "1/mm"},
+        "left_out_views": {"which": "fitted", "views": 6, "psnr": 30.0, "ssim": 0.9, "nrmse": 0.2,
+                           "nrmse_of_the_mean_picture": 0.9},
+    }  # fmt: skip
+    return reconstruction_page(tmp_path_factory.mktemp("scan") / "scan.html", found, record)
+
+
+def test_a_reconstruction_turns(browser, reconstruction):
+    browser.open(reconstruction)
+    bright = (
+        "const c = document.getElementById('picture'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height)"
+    )
+    bright += ".data; let x = 0, n = 0; for (let i = 0; i < d.length; i += 4) if (d[i] > 60 && d[i] === d[i + 1] && "
+    bright += "d[i] === d[i + 2]) { x += (i / 4) % c.width; n++; } return [n, x / n / c.width];"
+    assert variety(browser.picture("#picture")) > 50, "arrival in colour, with its scale"
+    browser.press("#player", "p")
+    count, place = browser.run(bright)
+    assert count > 100 and place > 0.52, "from the front the patient's left is to the right"
+    browser.press("#player", *["\ue014"] * 24)
+    assert browser.run("return page.state.side") == 24
+    assert browser.run(bright) == [pytest.approx(count, rel=0.02), pytest.approx(1 - place, abs=0.01)]
+    browser.press("#player", "\ue015", "\ue015")
+    assert browser.run("return [page.state.show, page.state.time]") == ["time", 3]
+    assert "at 5.50 s" in browser.run("return document.getElementById('readout').textContent")
+    assert "mind this" in browser.run("return document.querySelector('.warning').textContent")
     quiet(browser)
 
 

@@ -112,12 +112,13 @@ class AttenuationField(nn.Module):
         """What the loss adds for what the parameters should be like; 0 where the method has nothing."""
         return self.voxels.new_zeros((), dtype=torch.float32)
 
-    def candidates(self) -> list[dict[str, Any]]:
-        """Arguments to choose from for each scan, by views that a short fit has not seen; [] where all are given.
+    def scout(self) -> AttenuationField | None:
+        """Give a field to fit shortly first, where some arguments are left to the scan; None where all are given."""
+        return None
 
-        The strongest prior comes last: of those that predict views as well as the best, a fit takes the last one.
-        """
-        return []
+    def learn_from(self, scout: Any, times_s: np.ndarray) -> str:
+        """Settle what was left to the scan by a fitted :meth:`scout`; a sentence on what was found."""
+        raise NotImplementedError
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """Groups for the optimizer, with their own rates where the method has them."""
