@@ -1,4 +1,4 @@
-"""SymmetricMoStDSA: any moment between two DSA frames, the same picture whichever way time runs.
+"""SymmetricMoStDSA: any time between two DSA frames, the same picture whichever way time runs.
 
 After MoSt-DSA (Xu et al., ECAI 2024, https://arxiv.org/abs/2407.07078), whose published network is
 :class:`custom_nets.networks.MoStDSA`. What is kept: two frames are encoded together, each looking at the other; a
@@ -8,7 +8,7 @@ motion between them warps both; a refiner corrects. What differs, and why:
 - *symmetric by construction*: both frames pass the same layers, so swapping them and ``t -> 1-t`` gives the same
   picture;
 - ``t = 0`` and ``t = 1`` are the measured frames, exactly;
-- nearly all work is done once per pair: a further moment costs about a fifth of the pair;
+- nearly all work is done once per pair: a further time costs about a fifth of the pair;
 - the measured frames before and after the pair may be given. They show what is noise (of the frame), what is fixed (the
   mask's noise, subtracted from all frames), and how contrast comes and goes;
 - plain corrections are at hand (less noise by a small blur or by the frames beyond the pair, a curve in time instead of
@@ -19,8 +19,8 @@ motion between them warps both; a refiner corrects. What differs, and why:
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -99,13 +99,28 @@ class Level(nn.Module):
         return x, flow_px + antisymmetric(self.motion(x))
 
 
+class _PairMaps(NamedTuple):
+    """What is the same at all times between N pairs of frames; [2N, ...] are rows of frame 0, then of frame 1."""
+
+    frames: torch.Tensor  # [2N, 1, H, W]
+    full_px: torch.Tensor  # [2N, 2, H, W], motion
+    middle_px: torch.Tensor  # [N, 2, H/2, W/2], motion of what is in the middle
+    features: torch.Tensor  # [2N, pair_width, H/2, W/2]
+    still_seen: torch.Tensor  # [2N, time_width, H/2, W/2]
+    corrections: torch.Tensor  # [2N, 4, H, W], see _corrections
+    further_px: torch.Tensor  # [2N, 2 (motions - 1), H/8, W/8]
+    background: torch.Tensor  # [N, 1, H, W], see _background
+    still_bent: torch.Tensor  # [N, 1, H, W], which frame is preferred where nothing moves
+    moved_bent: torch.Tensor  # [N, 1, H, W], and where something does
+
+
 class SymmetricMoStDSA(nn.Module):
     """Frames between two measured DSA frames.
 
     Args:
         widths: channels at 1/2, 1/4, 1/8 and 1/16 of the frames' size.
         pair_width: channels of what is known of a pair, at 1/2 of the size.
-        time_width: channels of the refiner that runs for every moment.
+        time_width: channels of the refiner that runs for every time.
         flow: start from a motion that is given, and let what is known beside the frames move with it.
         motions: how many motions a place may have, 1 to 3: a subtracted X-ray picture is a sum of layers.
 
@@ -178,7 +193,7 @@ class SymmetricMoStDSA(nn.Module):
     def pair(
         self, frames: torch.Tensor, beyond: torch.Tensor, nearness: torch.Tensor, flow_px: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What is known of a pair at every moment.
+        """What is known of a pair at every time.
 
         Args:
             frames: [2B, 1, H, W], rows of frame 0 then of frame 1; H and W multiples of 16.
@@ -259,9 +274,9 @@ class SymmetricMoStDSA(nn.Module):
             return torch.cat([forth, back], dim=1)
         return torch.where((forth - here).abs() > (back - here).abs(), forth, back)
 
-    # ---- once per moment ----
+    # ---- once per time ----
 
-    def moments(
+    def at(
         self,
         frames: torch.Tensor,
         beyond: torch.Tensor,
@@ -269,94 +284,90 @@ class SymmetricMoStDSA(nn.Module):
         full_px: torch.Tensor,
         half_px: torch.Tensor,
         further_px: torch.Tensor,
-        t: torch.Tensor,
+        timesteps: torch.Tensor,
     ) -> torch.Tensor:
-        """All moments of all pairs, in one batch where that is faster.
+        """Pictures of all pairs at all times, in one batch where that is faster.
 
         Args:
             frames, beyond: [2B, 1, H, W].
             features, full_px, half_px, further_px: from :meth:`pair`.
-            t: [B, T] in [0, 1].
+            timesteps: [B, T] in [0, 1].
 
         Returns:
-            [BT, 1, H, W], the moments of a pair one after another.
+            [BT, 1, H, W], the times of a pair one after another.
         """
         still_bent, moved_bent = antisymmetric(self.preference(features)).chunk(2)[0].chunk(2, dim=1)
-        still_seen = self.side_still(4 * (self.unshuffle(frames) - 0.7))
-        corrections = _corrections(frames, beyond)
-        ground = _ground(frames) if self.motions > 1 else frames[:0]
-
-        middle = antisymmetric(half_px).chunk(2)[0]
-        once = (frames, full_px, middle, features, still_seen, corrections, further_px, ground)
-        bent = (self.shuffle(still_bent), self.shuffle(moved_bent))
-        count = t.shape[1]
+        maps = _PairMaps(
+            frames=frames,
+            full_px=full_px,
+            middle_px=antisymmetric(half_px).chunk(2)[0],
+            features=features,
+            still_seen=self.side_still(4 * (self.unshuffle(frames) - 0.7)),
+            corrections=_corrections(frames, beyond),
+            further_px=further_px,
+            background=_background(frames) if self.motions > 1 else frames[:0],
+            still_bent=self.shuffle(still_bent),
+            moved_bent=self.shuffle(moved_bent),
+        )
+        count = timesteps.shape[1]
         if count == 1 or torch.is_grad_enabled() or frames.device.type != "cpu":
-            return self._moments(once, bent, t)
-        # one after another: on a CPU, maps that are copied for every moment cost more than they save
-        made = [self._moments(once, bent, t[:, k : k + 1]) for k in range(count)]
+            return self._at(_repeated_maps(maps, count), timesteps)
+        # one after another: on a CPU, maps that are copied for every time cost more than they save
+        made = [self._at(maps, timesteps[:, k : k + 1]) for k in range(count)]
         return torch.stack(made, dim=1).flatten(0, 1)
+
+    def _at(self, maps: _PairMaps, t: torch.Tensor) -> torch.Tensor:
+        """[N, 1, H, W] at times ``t``, of which there are N, one for each row of ``maps``."""
+        frames = maps.frames
+        t = t.reshape(-1, 1, 1, 1).to(frames.dtype)  # [N, 1, 1, 1]
+        since = torch.cat([t, 1 - t])  # [2N, 1, 1, 1], time from each side's own frame
+        moved_corrections = maps.corrections
+        if self.takes_flow:  # what corrects a frame moves with it
+            both = torch.cat([frames, maps.corrections], dim=1)
+            moved, moved_corrections = warp(both, -since * maps.full_px).split([1, 4], dim=1)
+        else:
+            moved = warp(frames, -since * maps.full_px)
+        # what is known of the pair lies in the middle of its motion
+        known = warp(_between(maps.features, t), (0.5 - t) * maps.middle_px)  # [N, pair_width, H/2, W/2]
+        x = self.refiner[0](torch.cat([known, self._seen(moved, maps.still_seen, since)], dim=1))
+        others = self._moved_otherwise(maps, since)
+        seen = [self._seen(other, maps.still_seen, since) for other in others]
+        if self.motions > 1:
+            x = x + self.layer_seen(seen[0] if self.motions == 2 else seen[0] + seen[1])
+        x = F.leaky_relu(x, 0.1, inplace=True)
+        picture, share = self._heads(x, seen)
+
+        gate, residual = self.shuffle(picture.reshape(-1, 2, 4, x.shape[-2], x.shape[-1])).unbind(1)  # [N, 1, H, W]
+        still = _between(frames, _bent(t, maps.still_bent))
+        follows = _between(moved, _bent(t, maps.moved_bent))
+        gate = torch.sigmoid(gate).to(still.dtype)  # frames keep their digits when layers run in half precision
+        offered = _between(maps.corrections, t)  # [N, 4, H, W]
+        if self.takes_flow:
+            offered = torch.lerp(offered, _between(moved_corrections, t), gate)
+        if self.motions > 1:
+            offered = torch.cat([offered, _layers(moved, others, maps.background, t)], dim=1)
+        residual = residual + (share * offered).sum(1, keepdim=True)
+        return torch.lerp(still, follows, gate) + t * (1 - t) * residual
 
     def _seen(self, moved: torch.Tensor, still_seen: torch.Tensor, since: torch.Tensor) -> torch.Tensor:
         """[N, time_width, H/2, W/2]: both sides together, after one motion."""
         passed = since.expand(-1, 1, still_seen.shape[-2], still_seen.shape[-1])
-        seen = torch.cat([4 * (self.unshuffle(moved) - 0.7), passed], dim=1)
+        seen = torch.cat([4 * (self.unshuffle(moved) - 0.7), passed], dim=1)  # [2N, 5, H/2, W/2]
         seen = F.leaky_relu(still_seen + self.side_moved(seen), 0.1, inplace=True)
         seen0, seen1 = seen.chunk(2)
         return seen0 + seen1
 
-    def _moments(
-        self,
-        once: tuple[
-            torch.Tensor,
-            torch.Tensor,
-            torch.Tensor,
-            torch.Tensor,
-            torch.Tensor,
-            torch.Tensor,
-            torch.Tensor,
-            torch.Tensor,
-        ],
-        bent: tuple[torch.Tensor, torch.Tensor],
-        t: torch.Tensor,
-    ) -> torch.Tensor:
-        """:meth:`moments` from what is the same for all of them."""
-        frames, full_flow, flow_px, features, still_seen, corrections, further_px, ground = once
-        still_bent, moved_bent = bent
-        count = t.shape[1]
-        corrections = _repeated(corrections, count)
-        frames, full_flow = _repeated(frames, count), _repeated(full_flow, count)
-        still_seen, features = _repeated(still_seen, count), _repeated(features, count)
-        flow_px, further_px, ground = (
-            _repeated(flow_px, count),
-            _repeated(further_px, count),
-            _repeated(ground, count),
-        )
-        still_bent, moved_bent = _repeated(still_bent, count), _repeated(moved_bent, count)
-        t = t.reshape(-1, 1, 1, 1).to(frames.dtype)
-        since = torch.cat([t, 1 - t])  # time from each side's own frame
-
-        if self.takes_flow:  # what corrects a frame moves with it
-            moved, moved_corrections = warp(torch.cat([frames, corrections], dim=1), -since * full_flow).split(
-                [1, 4], dim=1
-            )
-        else:
-            moved, moved_corrections = warp(frames, -since * full_flow), corrections
-        # what is known of the pair lies in the middle of its motion
-        known = warp(_between(features, t), (0.5 - t) * flow_px)
-        x = torch.cat([known, self._seen(moved, still_seen, since)], dim=1)
+    def _moved_otherwise(self, maps: _PairMaps, since: torch.Tensor) -> list[torch.Tensor]:
+        """Frames [2N, 1, H, W] after each of the further motions: treated alike, as none of them is the first."""
         others: list[torch.Tensor] = []
-        seen: list[torch.Tensor] = []
-        x = self.refiner[0](x)
-        if self.motions > 1:
-            # the same layers for each further motion: none of them is the first
-            for number in range(self.motions - 1):
-                further = further_px[:, 2 * number : 2 * number + 2]
-                further = 8 * F.interpolate(further, scale_factor=8.0, mode="bilinear", align_corners=False)
-                others.append(warp(frames, -since * further))
-                seen.append(self._seen(others[number], still_seen, since))
-            together = seen[0] if self.motions == 2 else seen[0] + seen[1]
-            x = x + self.layer_seen(together)
-        x = F.leaky_relu(x, 0.1, inplace=True)
+        for number in range(self.motions - 1):
+            further = maps.further_px[:, 2 * number : 2 * number + 2]
+            further = 8 * F.interpolate(further, scale_factor=8.0, mode="bilinear", align_corners=False)
+            others.append(warp(maps.frames, -since * further))
+        return others
+
+    def _heads(self, x: torch.Tensor, seen: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gate and residual [N, 8, H/2, W/2], and the shares [N, 4 or more, H, W] of what may be added."""
         # both heads in one convolution: to read x is most of what either costs
         weights = torch.cat([self.output.weight, self.correction.weight])
         offset, share_offset = self.output.bias, self.correction.bias
@@ -368,18 +379,7 @@ class SymmetricMoStDSA(nn.Module):
             share = torch.cat([share, overlap], dim=1)
             for one in seen:
                 share = torch.cat([share, layer + self.layer_own(one)], dim=1)
-        share = F.interpolate(share, scale_factor=2.0, mode="bilinear", align_corners=False)
-        gate, residual = self.shuffle(picture.reshape(-1, 2, 4, x.shape[-2], x.shape[-1])).unbind(1)
-        still = _between(frames, _bent(t, still_bent))
-        follows = _between(moved, _bent(t, moved_bent))
-        gate = torch.sigmoid(gate).to(still.dtype)  # frames keep their digits when layers run in half precision
-        offered = _between(corrections, t)
-        if self.takes_flow:
-            offered = torch.lerp(offered, _between(moved_corrections, t), gate)
-        if self.motions > 1:
-            offered = torch.cat([offered, _layers(moved, others, ground, t)], dim=1)
-        residual = residual + (share * offered).sum(1, keepdim=True)
-        return torch.lerp(still, follows, gate) + t * (1 - t) * residual
+        return picture, F.interpolate(share, scale_factor=2.0, mode="bilinear", align_corners=False)
 
     # ---- all of it ----
 
@@ -439,7 +439,7 @@ class SymmetricMoStDSA(nn.Module):
             towards = given[:, :2]
             beyond = warp(beyond, given[:, 2:])
         known = self.pair(frames, beyond, torch.cat(near), towards)
-        pred = self.moments(frames, beyond, *known, t)[:, :, :height, :width]
+        pred = self.at(frames, beyond, *known, t)[:, :, :height, :width]
         pred = pred.reshape(b, t.shape[1], 1, height, width)
         return pred[:, :, 0] if as_channels else pred
 
@@ -459,9 +459,15 @@ class SymmetricMoStDSA(nn.Module):
 
     def __prepare_scriptable__(self) -> nn.Module:
         """What ``torch.jit.script`` compiles: TorchScript has no arguments of several types."""
-        twin = copy.copy(self)  # the same weights
-        twin.__class__ = _FramesAsChannels
-        return twin
+        twin = _FramesAsChannels(
+            [encoder[1][0].out_channels for encoder in self.encoders],  # type: ignore[index, misc, union-attr]
+            self.refiner[0].out_channels,  # type: ignore[arg-type]
+            self.side_still.out_channels,
+            self.takes_flow,
+            self.motions,
+        )
+        twin.load_state_dict(self.state_dict(), assign=True)
+        return twin.train(self.training)
 
 
 class _FramesAsChannels(SymmetricMoStDSA):
@@ -482,11 +488,27 @@ class _FramesAsChannels(SymmetricMoStDSA):
         # no frames beyond the pair: its own stand in, with nearness 0
         near = torch.zeros(2 * b, dtype=image.dtype, device=image.device)
         known = self.pair(frames, frames, near)
-        pred = self.moments(frames, frames, *known, t.reshape(1, -1).expand(b, -1))
+        pred = self.at(frames, frames, *known, t.reshape(1, -1).expand(b, -1))
         return pred[:, :, :height, :width].reshape(b, -1, height, width)
 
     def __prepare_scriptable__(self) -> nn.Module:
         return self
+
+
+def _repeated_maps(maps: _PairMaps, count: int) -> _PairMaps:
+    """Each row ``count`` times."""
+    return _PairMaps(
+        frames=_repeated(maps.frames, count),
+        full_px=_repeated(maps.full_px, count),
+        middle_px=_repeated(maps.middle_px, count),
+        features=_repeated(maps.features, count),
+        still_seen=_repeated(maps.still_seen, count),
+        corrections=_repeated(maps.corrections, count),
+        further_px=_repeated(maps.further_px, count),
+        background=_repeated(maps.background, count),
+        still_bent=_repeated(maps.still_bent, count),
+        moved_bent=_repeated(maps.moved_bent, count),
+    )
 
 
 def _repeated(x: torch.Tensor, count: int) -> torch.Tensor:
@@ -516,7 +538,7 @@ def _smaller(flow_px: torch.Tensor, factor: int) -> torch.Tensor:
     return F.avg_pool2d(flow_px, factor) / factor
 
 
-def _ground(frames: torch.Tensor) -> torch.Tensor:
+def _background(frames: torch.Tensor) -> torch.Tensor:
     """[B, 1, H, W]: the brightness around, without what is darker than it; the same for both sides."""
     small = F.avg_pool2d(frames, 8)
     small = F.max_pool2d(small, 5, 1, 2)
@@ -525,7 +547,7 @@ def _ground(frames: torch.Tensor) -> torch.Tensor:
     return (start + end) / 2
 
 
-def _layers(moved: torch.Tensor, others: list[torch.Tensor], ground: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+def _layers(moved: torch.Tensor, others: list[torch.Tensor], background: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """[N, 2 K - 1, H, W] that may be added to the frame of the first motion.
 
     What both frames have along a motion is that motion's layer; frames are sums of layers, so it can be added. What
@@ -536,7 +558,7 @@ def _layers(moved: torch.Tensor, others: list[torch.Tensor], ground: torch.Tenso
     found = [torch.maximum(side0, side1) - first]
     for other in others:
         side0, side1 = other.chunk(2)
-        found.append(torch.minimum(torch.maximum(side0, side1) - ground, torch.zeros_like(ground)))
+        found.append(torch.minimum(torch.maximum(side0, side1) - background, torch.zeros_like(background)))
         found.append(_between(other, t) - first)
     return 4 * torch.cat(found, dim=1)
 
