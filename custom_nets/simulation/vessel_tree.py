@@ -126,6 +126,65 @@ def _unit(v: Array) -> Array:
     return v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-12)
 
 
+@dataclass
+class _Tips:
+    """The growing ends of a tree; all arrays have one entry per end."""
+
+    position_mm: Array  # [n, 3]
+    heading: Array  # [n, 3], unit vectors
+    turn: Array  # [n, 3], rate of turn, in radians per step about an axis
+    radius_mm: Array  # [n]
+    flow_mm3_s: Array  # [n]
+    remaining_mm: Array  # [n], way to the next fork
+    arrival_s: Array  # [n]
+    path_mm: Array  # [n]
+
+    def __len__(self) -> int:
+        return len(self.radius_mm)
+
+    def chosen(self, which: NDArray[np.bool_]) -> _Tips:
+        return _Tips(**{f.name: getattr(self, f.name)[which] for f in fields(_Tips)})
+
+    @staticmethod
+    def joined(parts: list[_Tips]) -> _Tips:
+        return _Tips(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(_Tips)})
+
+    def advance(self, rng: np.random.Generator, step_mm: Array, tortuosity: float, axes_mm: Array) -> None:
+        """Go ``step_mm`` [n]: wander smoothly, and bend back inside of the ellipsoid with half axes ``axes_mm`` [3]."""
+        # the rate of turn is itself a random walk with a pull to zero; thin vessels wind more
+        jolt = rng.normal(0, 1, self.turn.shape) * (tortuosity * 0.25 * np.sqrt(step_mm))[:, None]
+        self.turn = 0.9 * self.turn + jolt
+        outside = np.linalg.norm(self.position_mm / axes_mm, axis=1)
+        inward = -_unit(self.position_mm) * (0.25 * np.clip(outside - 0.85, 0, 0.6))[:, None] * step_mm[:, None]
+        self.heading = _unit(self.heading + np.cross(self.turn, self.heading) + inward)
+        self.position_mm = self.position_mm + self.heading * step_mm[:, None]
+        self.remaining_mm = self.remaining_mm - step_mm
+
+    def flow_on(self, way_mm: Array) -> None:
+        """Let blood go ``way_mm`` [n] further."""
+        self.arrival_s = self.arrival_s + way_mm * np.pi * self.radius_mm**2 / self.flow_mm3_s
+        self.path_mm = self.path_mm + way_mm
+
+    def forked(self, rng: np.random.Generator, tortuosity: float, length_factor: float) -> _Tips:
+        """Both daughters of each end: all first ones, then all second ones."""
+        n = len(self)
+        share = rng.uniform(0.5, 0.85, n)
+        r1, r2, angle1, angle2 = fork(self.radius_mm, share)
+        axis = _unit(np.cross(self.heading, rng.normal(size=(n, 3))))
+        side = np.cross(axis, self.heading)
+        daughters = [
+            replace(
+                self,
+                heading=_unit(np.cos(angle)[:, None] * self.heading + sign * np.sin(angle)[:, None] * side),
+                radius_mm=radius,
+                flow_mm3_s=self.flow_mm3_s * part,
+                remaining_mm=length_factor * radius * rng.lognormal(0, 0.35, n),
+            )
+            for radius, angle, part, sign in ((r1, angle1, share, 1), (r2, angle2, 1 - share, -1))
+        ]
+        return replace(_Tips.joined(daughters), turn=rng.normal(0, tortuosity / 4, (2 * n, 3)))
+
+
 def grow_tree(
     rng: np.random.Generator,
     root_mm: Array,
@@ -152,51 +211,42 @@ def grow_tree(
         bounds_mm: half axes of the ellipsoid, centred at the origin, that the tree bends back into.
         length_factor: mean length of a segment over its radius.
     """
-    axes = np.asarray(bounds_mm)
-    pos, head = np.asarray(root_mm, float)[None], _unit(np.asarray(direction, float)[None])
-    turn = rng.normal(0, tortuosity / 4, (1, 3))
-    radius, flow = np.array([radius_mm]), np.array([np.pi * radius_mm**2 * speed_mm_s])
-    remaining, arrival, path = np.array([trunk_mm]), np.zeros(1), np.zeros(1)
-    rows: list[tuple[Array, ...]] = []
+    tips = _Tips(
+        position_mm=np.asarray(root_mm, float)[None],
+        heading=_unit(np.asarray(direction, float)[None]),
+        turn=rng.normal(0, tortuosity / 4, (1, 3)),
+        radius_mm=np.array([radius_mm]),
+        flow_mm3_s=np.array([np.pi * radius_mm**2 * speed_mm_s]),
+        remaining_mm=np.array([trunk_mm]),
+        arrival_s=np.zeros(1),
+        path_mm=np.zeros(1),
+    )
+    pieces: list[VesselTree] = []
     for _ in range(4000):
-        if not len(pos):
+        if not len(tips):
             break
-        step = np.clip(0.25 * radius, 0.15, 0.5)
-        # smooth wandering: the rate of turn is itself a random walk with a pull to zero; thin vessels wind more
-        turn = 0.9 * turn + rng.normal(0, 1, turn.shape) * (tortuosity * 0.25 * np.sqrt(step))[:, None]
-        outside = np.linalg.norm(pos / axes, axis=1)
-        inward = -_unit(pos) * (0.25 * np.clip(outside - 0.85, 0, 0.6))[:, None] * step[:, None]
-        head = _unit(head + np.cross(turn, head) + inward)
-        pos = pos + head * step[:, None]
-        arrival = arrival + 0.5 * step * np.pi * radius**2 / flow
-        path = path + 0.5 * step
-        remaining = remaining - step
-        ends = (remaining <= 0) & (radius * np.cbrt(0.5) < smallest_radius_mm)
-        rows.append((pos.copy(), radius, step, flow, arrival.copy(), path.copy(), ends))
-        arrival = arrival + 0.5 * step * np.pi * radius**2 / flow
-        path = path + 0.5 * step
-        forks = (remaining <= 0) & ~ends
-        goes_on = ~(forks | ends)
-        if not forks.any():
-            pos, head, turn, radius, flow, remaining, arrival, path = (
-                a[goes_on] for a in (pos, head, turn, radius, flow, remaining, arrival, path)
+        step = np.clip(0.25 * tips.radius_mm, 0.15, 0.5)
+        tips.advance(rng, step, tortuosity, np.asarray(bounds_mm))
+        at_end = tips.remaining_mm <= 0
+        thin = tips.radius_mm * np.cbrt(0.5) < smallest_radius_mm
+        tips.flow_on(0.5 * step)  # a node stands for the middle of its step
+        pieces.append(
+            VesselTree(
+                position_mm=tips.position_mm,
+                radius_mm=tips.radius_mm,
+                length_mm=step,
+                flow_mm3_s=tips.flow_mm3_s,
+                arrival_s=tips.arrival_s,
+                path_mm=tips.path_mm,
+                tip=at_end & thin,
             )
-            continue
-        share = rng.uniform(0.5, 0.85, forks.sum())
-        r1, r2, angle1, angle2 = fork(radius[forks], share)
-        axis = _unit(np.cross(head[forks], rng.normal(size=(forks.sum(), 3))))
-        side = np.cross(axis, head[forks])
-        heads, flows = [head[goes_on]], [flow[goes_on]]
-        radii, lengths = [radius[goes_on]], [remaining[goes_on]]
-        for r, angle, part, sign in ((r1, angle1, share, 1), (r2, angle2, 1 - share, -1)):
-            heads.append(_unit(np.cos(angle)[:, None] * head[forks] + sign * np.sin(angle)[:, None] * side))
-            flows.append(flow[forks] * part)
-            radii.append(r)
-            lengths.append(length_factor * r * rng.lognormal(0, 0.35, len(r)))
-        head, flow, radius, remaining = (np.concatenate(x) for x in (heads, flows, radii, lengths))
-        pos, arrival, path = (np.concatenate([a[goes_on], a[forks], a[forks]]) for a in (pos, arrival, path))
-        turn = np.concatenate([turn[goes_on], rng.normal(0, tortuosity / 4, (2 * forks.sum(), 3))])
-    return VesselTree(*(np.concatenate(column) for column in zip(*rows, strict=True)))
+        )
+        tips.flow_on(0.5 * step)
+        parents = tips.chosen(at_end & ~thin)
+        tips = tips.chosen(~at_end)
+        if len(parents):
+            tips = _Tips.joined([tips, parents.forked(rng, tortuosity, length_factor)])
+    return VesselTree.joined(pieces)
 
 
 def grow_vasculature(

@@ -161,7 +161,7 @@ class RandFrameGapd(Randomizable, MapTransform):
             box: first row and column of the crop.
         """
         gain, base = self.R.uniform(*self.contrast), self.R.uniform(*self.background)
-        return ((x - 0.75) * gain + base for x in (measured, between))  # type: ignore[return-value]
+        return (measured - 0.75) * gain + base, (between - 0.75) * gain + base
 
     def _draw_gap(self, count: int) -> tuple[int | None, int, list[int], int, int | None]:
         longest = min(self.longest_gap, count - 1)
