@@ -68,30 +68,11 @@ def read_xa(
     remarks: set[str] = set()
     datasets = [_read(file, remarks) for file in files]
     frames, datasets = _frames_in_order(datasets, path, remarks)
-    first, notes = datasets[0], sorted(remarks)
-    count = len(frames)
-    if count < 2:
-        raise ValueError(f"{path} has a single frame: a run of at least 2 is needed, there is no time between.")
-    groups = len(sequence(first, "PerFrameFunctionalGroupsSequence"))
-    if len(datasets) == 1 and groups not in (0, count):
-        raise ValueError(
-            f"{path} has {count} frames, but its header describes {groups}: it contradicts itself. Export it again."
-        )
-    time_source = "given"
-    if times_s is None and step_s is not None:
-        times_s = np.arange(count) * step_s
-    elif times_s is None:
-        times_s, time_source = (
-            multiframe_times(first, count, path) if len(datasets) == 1 else single_file_times(datasets, path)
-        )
-        if time_source not in ("FrameTime", "FrameTimeVector", "FrameReferenceDateTime", "FrameAcquisitionDateTime"):
-            notes.append(f"frame times are from {time_source}, as the file has no FrameTime")
-    items, refused = mask_items(first, count, path, strict=subtract)
-    notes += [refused] if refused else []
-    relationship = str(anywhere(first, "PixelIntensityRelationship") or "")
-    log = subtract and bool(items) and relationship == "LIN"
-    if items and relationship not in ("LIN", "LOG", "DISP"):
-        notes.append(f"PixelIntensityRelationship is {relationship!r}: the mask is subtracted without a logarithm")
+    first, notes, count = datasets[0], sorted(remarks), len(frames)
+    _check_count(datasets, count, path)
+    times_s, time_source, time_notes = _times(datasets, count, path, times_s, step_s)
+    items, log, mask_notes = _mask_subtraction(first, count, path, subtract)
+    notes += time_notes + mask_notes
     slope, intercept = valid_number(first, "RescaleSlope") or 1.0, valid_number(first, "RescaleIntercept") or 0.0
     if sequence(first, "ModalityLUTSequence"):
         notes.append("ModalityLUTSequence is not applied: frames are made of the stored values")
@@ -100,7 +81,7 @@ def read_xa(
     origin = RunOrigin(
         path=str(path),
         format="dicom",
-        meta={**_meta(first, time_source, relationship), "angle_styles": styles},
+        meta={**_meta(first, time_source), "angle_styles": styles},
         notes=tuple(notes + geometry_notes),
         dataset=_header_only(first),
         sources=tuple((str(d.get("SOPClassUID", "")), str(d.get("SOPInstanceUID", ""))) for d in datasets),
@@ -122,6 +103,49 @@ def read_xa(
         geometry=geometry,
         origin=origin,
     )
+
+
+def _check_count(datasets: Sequence[Any], count: int, path: Path) -> None:
+    if count < 2:
+        raise ValueError(f"{path} has a single frame: a run of at least 2 is needed, there is no time between.")
+    described = len(sequence(datasets[0], "PerFrameFunctionalGroupsSequence"))
+    if len(datasets) == 1 and described not in (0, count):
+        raise ValueError(
+            f"{path} has {count} frames, but its header describes {described}: it contradicts itself. Export it again."
+        )
+
+
+def _times(
+    datasets: Sequence[Any], count: int, path: Path, times_s: Sequence[float] | NDArray | None, step_s: float | None
+) -> tuple[Sequence[float] | NDArray, str, list[str]]:
+    """Times of the frames as given, or as the file says; what they are from; and notes."""
+    if times_s is not None:
+        return times_s, "given", []
+    if step_s is not None:
+        return np.arange(count) * step_s, "given", []
+    if len(datasets) == 1:
+        times_s, source = multiframe_times(datasets[0], count, path)
+    else:
+        times_s, source = single_file_times(datasets, path)
+    own = ("FrameTime", "FrameTimeVector", "FrameReferenceDateTime", "FrameAcquisitionDateTime")
+    notes = [] if source in own else [f"frame times are from {source}, as the file has no FrameTime"]
+    return times_s, source, notes
+
+
+def _mask_subtraction(
+    header: Any, count: int, path: Path, subtract: bool
+) -> tuple[Sequence[MaskSubtraction], bool, list[str]]:
+    """What the file asks to subtract, whether of logarithms, and notes."""
+    items, refused = mask_items(header, count, path, strict=subtract)
+    notes = [refused] if refused else []
+    relationship = _relationship(header)
+    if items and relationship not in ("LIN", "LOG", "DISP"):
+        notes.append(f"PixelIntensityRelationship is {relationship!r}: the mask is subtracted without a logarithm")
+    return items, subtract and bool(items) and relationship == "LIN", notes
+
+
+def _relationship(header: Any) -> str:
+    return str(anywhere(header, "PixelIntensityRelationship") or "")
 
 
 def is_xa(header: Any) -> bool:
@@ -441,14 +465,14 @@ def _geometry(datasets: list[Any], count: int) -> tuple[RunGeometry, dict[str, s
     )
 
 
-def _meta(dataset: Any, time_source: str, relationship: str) -> dict[str, Any]:
+def _meta(dataset: Any, time_source: str) -> dict[str, Any]:
     names = ("SOPClassUID", "Modality", "SeriesInstanceUID", "SeriesDescription", "SeriesNumber", "BodyPartExamined")
     meta: dict[str, Any] = {
         re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower(): str(dataset.get(name)) for name in names if name in dataset
     }
     meta["bits_stored"] = int(valid_number(dataset, "BitsStored") or valid_number(dataset, "BitsAllocated") or 16)
     meta["photometric"] = str(dataset.get("PhotometricInterpretation"))
-    meta["intensity_relationship"] = relationship
+    meta["intensity_relationship"] = _relationship(dataset)
     meta["time_source"] = time_source
     return meta
 

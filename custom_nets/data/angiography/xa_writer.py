@@ -212,29 +212,20 @@ def _describe(dataset: Any, run: AngiographyRun, made_by: str, description: str)
 def _renumber(dataset: Any, run: AngiographyRun) -> None:
     """Elements that name frames get the new numbers; those of frames that are gone go."""
     count = max(int(valid_number(dataset, "NumberOfFrames") or 1), int(run.source_index.max()) + 1)
-    new_index = np.full(count, -1)
     kept = run.source_index >= 0
+    new_index = np.full(count, -1)  # of each old frame
     new_index[run.source_index[kept]] = np.flatnonzero(kept)
     for keyword in ("RepresentativeFrameNumber", "StartTrim", "StopTrim"):
         if keyword in dataset:
-            number = int(valid_number(dataset, keyword) or 0)
-            if 1 <= number <= count and new_index[number - 1] >= 0:
-                setattr(dataset, keyword, int(new_index[number - 1]) + 1)
-            else:
-                del dataset[keyword]
+            _set_or_drop(dataset, keyword, _new_numbers([int(valid_number(dataset, keyword) or 0)], new_index)[:1])
     named = _whole_numbers(dataset, "FrameNumbersOfInterest")
-    if named and all(1 <= n <= count and new_index[n - 1] >= 0 for n in named):
-        dataset.FrameNumbersOfInterest = [int(new_index[n - 1]) + 1 for n in named]
-    else:
-        for keyword in ("FrameNumbersOfInterest", "FrameOfInterestDescription", "FrameOfInterestType"):
-            if keyword in dataset:
-                del dataset[keyword]
+    new = _new_numbers(named, new_index)
+    if named and len(new) == len(named):
+        dataset.FrameNumbersOfInterest = new
+    else:  # some alone would lose their words
+        _drop(dataset, "FrameNumbersOfInterest", "FrameOfInterestDescription", "FrameOfInterestType")
+    _set_or_drop(dataset, "RWavePointer", _new_numbers(_whole_numbers(dataset, "RWavePointer"), new_index))
     _renumber_overlays(dataset, new_index)
-    pointed = _whole_numbers(dataset, "RWavePointer")
-    if left := [int(new_index[n - 1]) + 1 for n in pointed if 1 <= n <= count and new_index[n - 1] >= 0]:
-        dataset.RWavePointer = left
-    elif "RWavePointer" in dataset:
-        del dataset.RWavePointer
     if not np.array_equal(run.source_index, np.arange(count)):
         # a value for each old frame (labels, R wave times): nobody knows those of made frames
         for element in list(dataset):
@@ -242,13 +233,28 @@ def _renumber(dataset: Any, run: AngiographyRun) -> None:
                 del dataset[element.tag]
     remove_marks(dataset)
     if "MaskSubtractionSequence" in dataset:
-        items = _renumbered_masks(dataset, run, count, new_index)
-        if items:
-            dataset.MaskSubtractionSequence = items
-        else:
-            del dataset.MaskSubtractionSequence
-            if dataset.get("RecommendedViewingMode") == "SUB":
-                dataset.RecommendedViewingMode = "NAT"
+        _set_or_drop(dataset, "MaskSubtractionSequence", _renumbered_masks(dataset, run, count, new_index))
+        if "MaskSubtractionSequence" not in dataset and dataset.get("RecommendedViewingMode") == "SUB":
+            dataset.RecommendedViewingMode = "NAT"
+
+
+def _new_numbers(old: Sequence[int], new_index: NDArray) -> list[int]:
+    """New numbers, from 1, of old ones, without those of frames that are gone."""
+    return [int(new_index[n - 1]) + 1 for n in old if 1 <= n <= len(new_index) and new_index[n - 1] >= 0]
+
+
+def _drop(dataset: Any, *keywords: str) -> None:
+    for keyword in keywords:
+        if keyword in dataset:
+            del dataset[keyword]
+
+
+def _set_or_drop(dataset: Any, keyword: str, values: list[Any]) -> None:
+    """Give an element these values; without any, take it away."""
+    if values:
+        setattr(dataset, keyword, values)
+    else:
+        _drop(dataset, keyword)
 
 
 def _whole_numbers(dataset: Any, keyword: str) -> list[int]:
@@ -268,12 +274,12 @@ def _renumber_overlays(dataset: Any, new_index: NDArray) -> None:
         origin = (group, 0x0051)  # ImageFrameOrigin
         several = (_number_at(dataset, (group, 0x0015)) or 1) > 1
         number = _number_at(dataset, origin) or 0
-        new = int(new_index[number - 1]) + 1 if 1 <= number <= len(new_index) else 0
+        new = _new_numbers([number], new_index)
         if several or (number and not new):
             for element in list(dataset.group_dataset(group)):
                 del dataset[element.tag]
         elif number:
-            dataset[origin].value = new
+            dataset[origin].value = new[0]
 
 
 def _renumbered_masks(dataset: Any, run: AngiographyRun, count: int, new_index: NDArray) -> list[Any]:
