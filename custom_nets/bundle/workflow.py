@@ -79,12 +79,15 @@ def running_bundle(name: str) -> Path | None:
 def network_arguments(network_id: str = "network_def") -> dict[str, Any]:
     """How to rebuild a network: ``{"name": class, argument: value, ...}`` in plain types, from its config entry.
 
-    Empty outside a bundle run, and when the entry is an expression instead of a component with a ``_target_``.
+    Empty outside a bundle run, and when the entry is an expression instead of a component with a ``_target_``, unless
+    the network that comes of it knows by itself (``arch``).
     """
     parser = _parser()
     entry = None if parser is None else parser.get(network_id)
-    if parser is None or not isinstance(entry, dict) or "_target_" not in entry:
+    if parser is None or entry is None:
         return {}
+    if not isinstance(entry, dict) or "_target_" not in entry:
+        return dict(getattr(parser.get_parsed_content(network_id), "arch", {}))
     arguments = {
         key: parser.get_parsed_content(f"{network_id}::{key}") for key in entry if not str(key).startswith("_")
     }

@@ -15,6 +15,7 @@ from .batches import (
     single_item,
 )
 from .cases import CaseEvaluator, ReconstructionEvaluator, RunEvaluator, record_path
+from .gates import GatedNetwork, gated_network
 from .scan_fitting import ActivateLevels, DensifyAndPrune, FitCurve, GrowGrid, ScanFitting
 from .vessel_support import VesselSupport, turn_warning, vessel_support
 
@@ -22,7 +23,9 @@ __all__ = [
     "ActivateLevels",
     "DensifyAndPrune",
     "FitCurve",
+    "GatedNetwork",
     "GrowGrid",
+    "gated_network",
     "ScanFitting",
     "VesselSupport",
     "turn_warning",

@@ -60,5 +60,7 @@ class BundleCheckpoint:
                 self._save(engine, self.path)
 
     def _save(self, engine: Engine, path: Path) -> None:
-        save_checkpoint(path, self.network, self.arch)
+        # what is still being cut is stored as what it will be
+        network = self.network.cut() if hasattr(self.network, "cut") else self.network
+        save_checkpoint(path, network, self.arch)
         logger.info("Weights of epoch %d written to %s", engine.state.epoch, path)

@@ -5,6 +5,7 @@ from .frames import FrameInterpolationInferer, plan_times
 from .implicit import ImplicitVolumeInferer, PublishedProcedureInferer, resolve_grid
 from .reconstruction import Reconstruction, ReconstructionInferer, load_fit, save_fit
 from .streaming import PlaneStreamer
+from .teacher import TeacherInferer
 from .thick_slices import ThickSliceInferer, find_thick_axis
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "PublishedProcedureInferer",
     "Reconstruction",
     "ReconstructionInferer",
+    "TeacherInferer",
     "ThickSliceInferer",
     "find_thick_axis",
     "load_fit",

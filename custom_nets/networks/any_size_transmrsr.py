@@ -21,9 +21,10 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from importlib import import_module
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
+from custom_nets.networks.layers.channels import ChannelMap, Space, scaled
 from custom_nets.networks.layers.mtf_code import mtf_code
 
 __all__ = ["AnySizeTransMRSR", "BrainPrior"]
@@ -122,6 +124,14 @@ class WindowAttention(nn.Module):
         y = y.permute(0, 1, 4, 2, 5, 3, 6)  # [B, rows, w, columns, w, heads, d]
         y = y.reshape(b, height, width, channels)
         return torch.roll(y, (shift, shift), (1, 2)) if shift else y
+
+    def add_channels(self, found: ChannelMap, name: str, stream: Sequence[Space]) -> None:
+        """See :meth:`AnySizeTransMRSR.channels`."""
+        width = self.proj.in_features // (self.heads * len(self.shifts))
+        heads = [Space(f"{name} heads {group}", self.heads, width, cuttable=True) for group in range(len(self.shifts))]
+        found.layer(f"{name}.qkv", stream, 3 * heads)
+        found.layer(f"{name}.proj", heads, stream)
+        found.tensor(f"{name}.position", {1: [replace(space, width=1) for space in heads]})
 
 
 def mlp(dim: int, ratio: int) -> nn.Sequential:
@@ -220,12 +230,12 @@ class SwinBlock(nn.Module):
 
 
 class SwinLevel(nn.Module):
-    """Two Swin blocks (plain, then shifted windows) and a convolution, residual over all."""
+    """Swin blocks (plain and shifted windows by turns) and a convolution, residual over all."""
 
-    def __init__(self, dim: int, head_width: int, window: int, ratio: int) -> None:
+    def __init__(self, dim: int, head_width: int, window: int, ratio: int, blocks: int = 2) -> None:
         super().__init__()
         self.blocks = nn.Sequential(
-            SwinBlock(dim, head_width, window, 0, ratio), SwinBlock(dim, head_width, window, window // 2, ratio)
+            *(SwinBlock(dim, head_width, window, i % 2 * (window // 2), ratio) for i in range(blocks))
         )
         self.conv = conv3(dim, dim)
 
@@ -295,20 +305,24 @@ class Upsampler(nn.Module):
 
 
 class Synthesis(nn.Module):
-    """StyleSwin's synthesis: a constant, then levels of two style blocks, each twice as large as the last.
+    """StyleSwin's synthesis: a constant, then levels of style blocks, each twice as large as the last.
 
     Args:
         widths: channels from the finest level (half of the plane's size) to the coarsest.
-        style_dim, head_width, window, ratio: see :class:`AnySizeTransMRSR`.
+        style_dim, head_width, window, ratio, blocks: see :class:`AnySizeTransMRSR`.
     """
 
-    def __init__(self, widths: Sequence[int], style_dim: int, head_width: int, window: int, ratio: int) -> None:
+    def __init__(
+        self, widths: Sequence[int], style_dim: int, head_width: int, window: int, ratio: int, blocks: int = 2
+    ) -> None:
         super().__init__()
         widths = list(widths)[::-1]
         self.constant = nn.Parameter(torch.randn(1, window, window, widths[0]))
         self.levels = nn.ModuleList(
-            nn.ModuleList(StyleBlock(width, style_dim, head_width, window, ratio) for _ in range(2)) for width in widths
+            nn.ModuleList(StyleBlock(width, style_dim, head_width, window, ratio) for _ in range(blocks))
+            for width in widths
         )
+        self.blocks = blocks
         self.upsamplers = nn.ModuleList(Upsampler(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
 
     def start(self, batch: int, height: int, width: int) -> torch.Tensor:
@@ -317,9 +331,9 @@ class Synthesis(nn.Module):
         return self.constant.repeat(batch, height // window, width // window, 1)
 
     def level(self, number: int, x: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
-        """Blocks of one level on tokens ``x``, with two of the ``styles`` [B, n, S]."""
+        """Blocks of one level on tokens ``x``, each with one of the ``styles`` [B, n, S]."""
         for i, block in enumerate(cast(nn.ModuleList, self.levels[number])):
-            x = block(x, styles[:, 2 * number + i])
+            x = block(x, styles[:, self.blocks * number + i])
         return x
 
 
@@ -406,6 +420,7 @@ class AnySizeTransMRSR(nn.Module):
         multi_resolution: modulate the decoder by the encoder's features (the paper's MREF).
         skip: add shallow features and input (the paper's SC).
         takes_mtf: take the blur along the thick axis (``mtf``) into account; without it, ``mtf`` is not looked at.
+        blocks: of attention and MLP in each level of the encoder, and of the decoder.
 
     Example::
 
@@ -415,6 +430,7 @@ class AnySizeTransMRSR(nn.Module):
     """
 
     centroids: torch.Tensor
+    token_layers = ("shallow", "deep")  # what was measured, and what the decoder makes of it
 
     def __init__(
         self,
@@ -429,8 +445,11 @@ class AnySizeTransMRSR(nn.Module):
         multi_resolution: bool = True,
         skip: bool = True,
         takes_mtf: bool = False,
+        blocks: int = 2,
     ) -> None:
         super().__init__()
+        if blocks < 1:
+            raise ValueError(f"blocks must be at least 1, got {blocks}.")
         if slices % 2 == 0:
             raise ValueError(f"slices must be odd (the middle one is the result's), got {slices}.")
         for width in widths:
@@ -446,7 +465,7 @@ class AnySizeTransMRSR(nn.Module):
         self.takes_mtf = takes_mtf
         told = 3 if takes_mtf else 0  # transfer at two frequencies, and whether it is known
         self.shallow = nn.Sequential(conv3(4 * slices + 5 + told, widths[0]), nn.ReLU(), ResidualConvs(widths[0]))
-        self.encoder = nn.ModuleList(SwinLevel(width, head_width, window, ratio) for width in widths)
+        self.encoder = nn.ModuleList(SwinLevel(width, head_width, window, ratio, blocks) for width in widths)
         self.merging = nn.ModuleList(PatchMerging(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
         self.condition = nn.ModuleList(conv3(width, width) for width in widths[1:] if multi_resolution)
         self.norm = nn.LayerNorm(widths[-1])
@@ -454,14 +473,98 @@ class AnySizeTransMRSR(nn.Module):
         self.latents = nn.Sequential(
             nn.Linear(widths[-1] + 1 + told, style_dim),
             nn.LeakyReLU(0.2),
-            nn.Linear(style_dim, 2 * len(widths) * style_dim),
+            nn.Linear(style_dim, blocks * len(widths) * style_dim),
         )
-        self.generator = Synthesis(widths, style_dim, head_width, window, ratio)
+        self.generator = Synthesis(widths, style_dim, head_width, window, ratio, blocks)
         self.register_buffer("centroids", torch.full((num_centroids, style_dim), torch.nan))  # not fitted yet
         self.deep = ResidualConvs(widths[0])
         self.last = conv3(widths[0], 4)
         nn.init.normal_(self.last.weight, std=1e-3)
         nn.init.zeros_(cast(nn.Parameter, self.last.bias))
+
+    def shrunk(self, share: float) -> dict[str, Any]:
+        """Arguments of a network with about ``share`` of the weights.
+
+        Blocks are residual, and a level loses little with fewer of them; the finest level, where the detail is made,
+        stays as wide as it was.
+        """
+        finest, *coarser = self.encoder
+        blocks = max(1, int(share * self.generator.blocks))
+        rest = min(1.0, share / math.sqrt(blocks / self.generator.blocks))  # what the coarser levels have to give
+        head_width = finest.blocks[0].attn.proj.in_features // finest.blocks[0].attn.heads
+        return {
+            "blocks": blocks,
+            "widths": [finest.conv.in_channels, *(scaled(x.conv.in_channels, rest, 2 * head_width) for x in coarser)],
+            "style_dim": scaled(self.latents[0].out_features, rest, 16),
+        }
+
+    @property
+    def depths(self) -> list[str]:
+        """Lists of equal layers, of which a student may have fewer."""
+        levels = range(len(self.encoder))
+        return [*(f"encoder.{i}.blocks" for i in levels), *(f"generator.levels.{i}" for i in levels)]
+
+    def channels(self) -> ChannelMap:
+        """Which channels of which weights are the same, for students.
+
+        The tokens of a level are one space from its first layer to its last, as all blocks add to them; those of the
+        finest level are the decoder's and the shallow features', too, which are added. Further decoder levels have two
+        halves, one of which is modulated.
+        """
+        found = ChannelMap()
+
+        def mlp_of(name: str, layers: nn.Sequential, stream: Sequence[Space]) -> None:
+            hidden = Space(f"{name} hidden", layers[0].out_features, cuttable=True)
+            found.layer(f"{name}.0", stream, [hidden])
+            found.layer(f"{name}.2", [hidden], stream)
+
+        def residual_convs(name: str, stream: Sequence[Space]) -> None:
+            hidden = Space(f"{name} hidden", stream[0].units, cuttable=True)
+            found.layer(f"{name}.conv1", stream, [hidden])
+            found.layer(f"{name}.conv2", [hidden], stream)
+
+        widths = [level.conv.in_channels for level in self.encoder]
+        streams = [[Space(f"level {i}", width)] for i, width in enumerate(widths)]
+        decoded = [streams[0]] + [
+            [Space(f"modulated {i}", width // 2), Space(f"free {i}", width // 2)] for i, width in enumerate(widths) if i
+        ]
+        latent, style = (Space(name, self.latents[0].out_features) for name in ("latent", "style"))
+        found.layer("shallow.0", [self.shallow[0].in_channels], streams[0])
+        residual_convs("shallow.2", streams[0])
+        for i, (level, stream) in enumerate(zip(self.encoder, streams, strict=True)):
+            for j, block in enumerate(level.blocks):
+                name = f"encoder.{i}.blocks.{j}"
+                found.norm(f"{name}.norm1", stream)
+                block.attn.add_channels(found, f"{name}.attn", stream)
+                found.norm(f"{name}.norm2", stream)
+                mlp_of(f"{name}.mlp", block.mlp, stream)
+            found.layer(f"encoder.{i}.conv", stream, stream)
+            if i:
+                found.norm(f"merging.{i - 1}.norm", 4 * streams[i - 1])
+                found.layer(f"merging.{i - 1}.reduction", 4 * streams[i - 1], stream)
+                if len(self.condition):
+                    found.layer(f"condition.{i - 1}", stream, 2 * decoded[i][:1])
+        found.norm("norm", streams[-1])
+        found.layer("attention", streams[-1], [1])
+        found.layer("latents.0", [*streams[-1], self.latents[0].in_features - widths[-1]], [latent])
+        names = (f"generator.levels.{i}.{j}" for i in range(len(widths)) for j in range(self.generator.blocks))
+        found.layer("latents.2", [latent], [replace(style, layer=name) for name in names])
+        found.tensor("centroids", {1: [style]})
+        found.tensor("generator.constant", {3: decoded[-1]})
+        for i, blocks in enumerate(self.generator.levels):
+            stream = decoded[-1 - i]
+            for j, block in enumerate(cast(nn.ModuleList, blocks)):
+                name = f"generator.levels.{i}.{j}"
+                block.attn.add_channels(found, f"{name}.attn", stream)
+                mlp_of(f"{name}.mlp", block.mlp, stream)
+                for norm in ("norm1", "norm2"):
+                    found.layer(f"{name}.{norm}.style", [style], 2 * stream)
+            if i:
+                found.norm(f"generator.upsamplers.{i - 1}.norm", decoded[-i])
+                found.layer(f"generator.upsamplers.{i - 1}.reduction", decoded[-i], stream)
+        residual_convs("deep", streams[0])
+        found.layer("last", streams[0], [4])
+        return found
 
     def with_prior(self, path: str | os.PathLike | None, freeze: bool = False) -> AnySizeTransMRSR:
         """Old name of :func:`custom_nets.checkpoints.priors.with_prior`, for configs that were registered with 0.1."""
@@ -547,7 +650,7 @@ class AnySizeTransMRSR(nn.Module):
         x = self.norm(x)
         share = self.attention(x).flatten(1).softmax(dim=1)[..., None]
         latents = self.latents(torch.cat([(share * x.flatten(1, 2)).sum(1), factor], dim=1))
-        styles = self.truncated(latents.view(b, 2 * len(self.encoder), -1))
+        styles = self.truncated(latents.view(b, self.generator.blocks * len(self.encoder), -1))
 
         x = self.generator.start(b, x.shape[1], x.shape[2])
         for number in range(len(self.encoder)):

@@ -27,6 +27,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from custom_nets.networks.layers import PointwiseConv3d, RowLinear, winograd
+from custom_nets.networks.layers.channels import Axis, ChannelMap, Space, scaled
 from custom_nets.networks.layers.mtf_code import mtf_code
 from custom_nets.operators.interpolation import bspline_coefficients, mirror_pad, sample_bspline, sample_trilinear
 from custom_nets.utils.weights import PublishedWeights, StateDict
@@ -93,6 +94,22 @@ class RDN(nn.Module):
         self.rdbs = nn.ModuleList([_ResidualDenseBlock(num_features, growth, num_layers) for _ in range(num_blocks)])
         self.gff = nn.Sequential(_conv(num_blocks * num_features, num_features, 1), _conv(num_features, num_features))
         self.output = _conv(num_features, feature_dim)
+
+    def add_channels(self, found: ChannelMap, name: str, output: Space) -> None:
+        """Say which channels are the same, see :class:`custom_nets.networks.layers.channels.ChannelMap`."""
+        wide = Space("features", self.sfe1.out_channels, cuttable=True)
+        found.layer(f"{name}.sfe1", [self.sfe1.in_channels], [wide])
+        found.layer(f"{name}.sfe2", [wide], [wide])
+        for i, block in enumerate(self.rdbs):
+            seen: list[Space | int] = [wide]
+            for j, layer in enumerate(block.layers):
+                grown = Space(f"growth {i} {j}", layer.conv.out_channels, cuttable=True)
+                found.layer(f"{name}.rdbs.{i}.layers.{j}.conv", list(seen), [grown])
+                seen.append(grown)
+            found.layer(f"{name}.rdbs.{i}.lff", seen, [wide])
+        found.layer(f"{name}.gff.0", [wide] * len(self.rdbs), [fused := Space("fused", wide.units, cuttable=True)])
+        found.layer(f"{name}.gff.1", [fused], [wide])
+        found.layer(f"{name}.output", [wide], [output])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shallow = self.sfe1(x)
@@ -319,6 +336,7 @@ class ResidualArSSR(nn.Module):
 
     sampling_padding = "border"
     adds_interpolation = True
+    token_layers = ("encoder.sfe1", "encoder.gff")  # what was measured, and what the encoder makes of it
 
     def __init__(
         self,
@@ -349,6 +367,28 @@ class ResidualArSSR(nn.Module):
         nn.init.zeros_(last.weight)  # start as the interpolation itself
         nn.init.zeros_(last.bias)
         self.decoder = nn.Sequential(*layers, last)
+
+    def shrunk(self, share: float) -> dict[str, Any]:
+        """Arguments of a network with about ``share`` of the weights.
+
+        The dense layers grow less, where nearly all of the work is. What is handed from block to block, and the
+        decoder, stay as wide: units of these cost far more when they are missed.
+        """
+        return {"growth": scaled(self.encoder.rdbs[0].layers[0].conv.out_channels, share, 4)}
+
+    def channels(self) -> ChannelMap:
+        """Which channels of which weights are the same, for students."""
+        found = ChannelMap()
+        given = Space("given", self.encoder.output.out_channels, cuttable=True)
+        self.encoder.add_channels(found, "encoder", given)
+        linears = [(i, layer) for i, layer in enumerate(self.decoder) if isinstance(layer, nn.Linear)]
+        seen: Axis = [given, linears[0][1].in_features - given.units]
+        for i, layer in linears[:-1]:
+            hidden = Space(f"hidden {i}", layer.out_features, cuttable=True)
+            found.layer(f"decoder.{i}", seen, [hidden])
+            seen = [hidden]
+        found.layer(f"decoder.{linears[-1][0]}", seen, [1])
+        return found
 
     @staticmethod
     def axis_order(scale: Sequence[float]) -> tuple[int, int, int]:

@@ -19,13 +19,15 @@ motion between them warps both; a refiner corrects. What differs, and why:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .layers.channels import ChannelMap, Space, scaled
 from .layers.timesteps import pair_timesteps
 
 __all__ = ["SymmetricMoStDSA"]
@@ -133,6 +135,7 @@ class SymmetricMoStDSA(nn.Module):
 
     in_channels = 1
     takes_context = True  # the frames before and after the pair
+    token_layers = ("levels.2.refine", "refiner.0")  # of the measured frames, and of the one that is made
     optional_parts = (
         "trust",
         "layer_motion",
@@ -187,6 +190,57 @@ class SymmetricMoStDSA(nn.Module):
         self.layer_seen = head(time_width, pair_width) if more else nn.Identity()
         self.layer_share = head(pair_width, 3) if more else nn.Identity()
         self.layer_own = head(time_width, 2, bias=False) if more else nn.Identity()
+
+    # ---- smaller ones ----
+
+    def shrunk(self, share: float) -> dict[str, Any]:
+        """Arguments of a network with about ``share`` of the weights: all widths go by its square root."""
+        side = math.sqrt(share)
+        return {
+            "widths": [scaled(encoder[0][0].out_channels, side, 4) for encoder in self.encoders],  # type: ignore[index]
+            "pair_width": scaled(self.refiner[0].out_channels, side, 4),
+            "time_width": scaled(self.side_still.out_channels, side, 4),
+        }
+
+    def channels(self) -> ChannelMap:
+        """Which channels of which weights are the same, for students."""
+        found = ChannelMap()
+        seen: list[Space | int] = [self.encoders[0][0][0].in_channels]  # type: ignore[index, list-item]
+        sides = []
+        for i, encoder in enumerate(self.encoders):
+            first, second = (
+                Space(f"encoder {i} {j}", encoder[j][0].out_channels, cuttable=True)  # type: ignore[index]
+                for j in range(2)
+            )
+            found.layer(f"encoders.{i}.0.0", seen, [first])
+            found.layer(f"encoders.{i}.1.0", [first], [second])
+            seen = [second]
+            sides.append(second)
+        coarse = Space("bottom", self.bottom[0].out_channels, cuttable=True)
+        found.layer("bottom.0", 2 * [sides[3]], [coarse])
+        found.layer("bottom_motion", [coarse], [2])
+        levels = []
+        for i, level in enumerate(self.levels):
+            joined = Space(f"joined {i}", level.join[0].out_channels, cuttable=True)
+            found.layer(f"levels.{i}.join.0", [coarse, sides[2 - i], sides[2 - i]], [joined])
+            found.layer(f"levels.{i}.refine.0", [joined], [joined])
+            found.layer(f"levels.{i}.motion", [joined], [2])
+            coarse = joined
+            levels.append(joined)
+        seen_at = Space("moment", self.side_still.out_channels, cuttable=True)
+        refined = Space("refined", self.refiner[0].out_channels, cuttable=True)
+        found.layer("preference", [levels[2]], [8])
+        found.layer("side_still", [4], [seen_at])
+        found.layer("side_moved", [5], [seen_at])
+        found.layer("refiner.0", [levels[2], seen_at], [refined])
+        found.layer("output", [refined], [8])
+        found.layer("correction", [refined], [4])
+        if self.motions > 1:
+            found.layer("layer_motion", [levels[0]], [4])
+            found.layer("layer_seen", [seen_at], [refined])
+            found.layer("layer_share", [refined], [3])
+            found.layer("layer_own", [seen_at], [2])
+        return found
 
     # ---- once per pair ----
 
