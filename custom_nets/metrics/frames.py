@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from custom_nets.metrics.mean import psnr_db
+
 __all__ = ["frame_psnr", "frame_ssim", "ssim_map", "ssim_matlab"]
 
 _PADDING = 5  # half of the Gaussian window of 11 pixels (sigma 1.5)
@@ -26,7 +28,7 @@ def frame_psnr(image: torch.Tensor, truth: torch.Tensor, data_range: float = 1.0
         [...], dB; infinite for equal frames.
     """
     image, truth = _pair(image, truth)
-    return 20 * torch.log10(torch.tensor(data_range)) - 10 * (image - truth).square().mean((-3, -2, -1)).log10()
+    return psnr_db((image - truth).square().mean((-3, -2, -1)), data_range)
 
 
 def frame_ssim(image: torch.Tensor, truth: torch.Tensor, data_range: float = 1.0) -> torch.Tensor:

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine
-from ignite.metrics import Metric
-from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
+
+from custom_nets.metrics.mean import MeanMetric, psnr_db
 
 __all__ = ["GapPSNR", "linear_blend"]
 
@@ -18,7 +18,7 @@ def linear_blend(frame0: torch.Tensor, frame1: torch.Tensor, timesteps: torch.Te
     return torch.lerp(frame0[:, None], frame1[:, None], t)
 
 
-class GapPSNR(Metric):
+class GapPSNR(MeanMetric):
     """Mean over made frames of the PSNR in dB, data range 1; all processes of a distributed run share the mean.
 
     Args:
@@ -29,11 +29,6 @@ class GapPSNR(Metric):
         self.gain = gain
         super().__init__()
 
-    @reinit__is_reduced
-    def reset(self) -> None:
-        self._sum = 0.0
-        self._frames = 0
-
     def iteration_completed(self, engine: Engine) -> None:
         """Take what is needed from batch and output: ignite hands over the output alone."""
         batch: Any = engine.state.batch
@@ -42,21 +37,15 @@ class GapPSNR(Metric):
         blend = linear_blend(*(batch[key].to(pred.device) for key in ("frame0", "frame1", "timesteps")))
         self.update((pred, output["label"], blend.expand_as(pred)))
 
-    @reinit__is_reduced
     def update(self, output: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
         """Add a batch: prediction, truth and blend, [B, T, C, H, W]."""
         pred, label, blend = (x.flatten(0, 1).double() for x in output)
         decibel = _psnr(pred, label)
         if self.gain:
             decibel = decibel - _psnr(blend, label)
-        self._sum += float(decibel.sum())
-        self._frames += len(decibel)
-
-    @sync_all_reduce("_sum", "_frames")
-    def compute(self) -> float:
-        return self._sum / self._frames if self._frames else float("nan")
+        self.add(decibel.tolist())
 
 
 def _psnr(image: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     # the floor keeps two equal frames from an infinite mean
-    return -10 * torch.log10((image - truth).square().flatten(1).mean(1).clamp(min=1e-12))
+    return psnr_db((image - truth).square().flatten(1).mean(1).clamp(min=1e-12))

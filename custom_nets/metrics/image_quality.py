@@ -21,6 +21,8 @@ from monai.metrics.regression import RegressionMetric
 from monai.metrics.utils import do_metric_reduction
 from numpy.typing import NDArray
 
+from custom_nets.metrics.mean import psnr_db
+
 __all__ = [
     "MaskedPSNR",
     "MaskedSSIM",
@@ -73,12 +75,12 @@ def _difference(image: NDArray, truth: NDArray, mask: Mask | None) -> NDArray[np
 
 
 def _decibel(data_range: float, mse: float) -> float:
-    """20 log10(range) - 10 log10(mse); infinite for equal images."""
+    """PSNR; infinite for equal images, even constant ones."""
     if mse == 0:
         return float("inf")
     if data_range <= 0:
         raise ValueError("the truth is constant here, so PSNR and SSIM are not defined.")
-    return float(20 * np.log10(data_range) - 10 * np.log10(mse))
+    return float(psnr_db(mse, data_range))
 
 
 def robust_range(truth: Any, mask: Any = None, percentiles: tuple[float, float] = (0.1, 99.9)) -> float:

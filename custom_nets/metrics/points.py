@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine
-from ignite.metrics import Metric
-from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
 from monai.utils import convert_to_tensor
+
+from custom_nets.metrics.mean import MeanMetric, psnr_db
 
 __all__ = ["ForegroundPSNR", "PointPSNR", "gains_by_scale", "scale_name"]
 
@@ -19,7 +19,7 @@ def scale_name(scale: Sequence[float]) -> str:
     return "x".join(f"{float(s):.3g}" for s in scale)
 
 
-class PointPSNR(Metric):
+class PointPSNR(MeanMetric):
     """Mean over cases of the PSNR in dB at the points of :class:`custom_nets.transforms.validation.FixedPointsd`.
 
     The data range is 1, to which training volumes are scaled. All processes of a distributed run share the mean.
@@ -36,11 +36,6 @@ class PointPSNR(Metric):
         self.scale = None if scale is None else scale_name(sorted(scale))
         super().__init__()
 
-    @reinit__is_reduced
-    def reset(self) -> None:
-        self._sum = 0.0
-        self._cases = 0
-
     def iteration_completed(self, engine: Engine) -> None:
         """Take what is needed from batch and output: ignite hands over the output alone."""
         batch: Any = engine.state.batch
@@ -51,23 +46,16 @@ class PointPSNR(Metric):
         cases = (output["pred"], output["label"], batch["bspline"].to(output["pred"]), batch["scale"])
         self.update(tuple(convert_to_tensor(part, track_meta=False)[kept] for part in cases))  # type: ignore[arg-type]
 
-    @reinit__is_reduced
     def update(self, output: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
         """Add a batch: prediction, truth, B-spline [B, K, 1] and scale [B, 3]."""
         for pred, label, bspline, scale in zip(*output, strict=True):
             if self.scale in (None, scale_name(scale.tolist())):
-                decibel = _psnr(pred, label) - (_psnr(bspline, label) if self.gain else 0.0)
-                self._sum += decibel
-                self._cases += 1
-
-    @sync_all_reduce("_sum", "_cases")
-    def compute(self) -> float:
-        return self._sum / self._cases if self._cases else float("nan")
+                self.add([_psnr(pred, label) - (_psnr(bspline, label) if self.gain else 0.0)])
 
 
 def _psnr(image: torch.Tensor, truth: torch.Tensor) -> float:
     # the floor keeps two equal images from an infinite mean
-    return float(-10 * torch.log10((image.double() - truth.double()).square().mean().clamp(min=1e-12)))
+    return float(psnr_db((image.double() - truth.double()).square().mean().clamp(min=1e-12)))
 
 
 class ForegroundPSNR(PointPSNR):
@@ -76,7 +64,6 @@ class ForegroundPSNR(PointPSNR):
     For :class:`custom_nets.transforms.validation.FixedThickSlicesd`.
     """
 
-    @reinit__is_reduced
     def update(self, output: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
         """Add a batch: prediction, truth, B-spline [B, 1, X, Y, Z] and scale [B, 3]."""
         parts = [convert_to_tensor(part, track_meta=False).cpu() for part in output]

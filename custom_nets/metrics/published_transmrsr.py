@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from custom_nets.metrics.frames import ssim_map
+from custom_nets.metrics.mean import psnr_db
 from custom_nets.networks.layers.imagenet import from_imagenet_units
 
 __all__ = ["mean_plane_scores", "plane_scores", "published_levels"]
@@ -43,7 +44,7 @@ def plane_scores(image: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
     squared = (a - b).square()
     inside = ssim_map(a, b, 255.0)[:, _BORDER:-_BORDER, _BORDER:-_BORDER]
     return {
-        "psnr": float(10 * torch.log10(255.0**2 / squared.mean())),
+        "psnr": float(psnr_db(squared.mean(), 255.0)),
         "ssim": float(inside.mean()),
         "rmse": float(squared.mean((1, 2)).sqrt().mean()),
     }

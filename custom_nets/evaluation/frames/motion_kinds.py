@@ -25,6 +25,7 @@ from custom_nets.evaluation.frames.baselines import BASELINES
 from custom_nets.evaluation.frames.protocol import AddFrameBaselinesd, LeaveOut, LeaveOutInferer, leave_frames_out
 from custom_nets.evaluation.tables import csv_text, markdown_rows
 from custom_nets.inferers.frames import FrameInterpolationInferer
+from custom_nets.metrics.mean import psnr_db
 from custom_nets.simulation.acquisition import simulated_run
 from custom_nets.simulation.dsa import MOTION_KINDS, DSASettings, DSASimulator
 from custom_nets.utils.files import write_json, write_text
@@ -89,7 +90,7 @@ def measure(
 
 
 def _decibel(row: Row) -> float:
-    return -10 * np.log10(row["square_error"] / row["pixels"]) if row["pixels"] and row["square_error"] else np.nan
+    return float(psnr_db(row["square_error"] / row["pixels"])) if row["pixels"] else np.nan
 
 
 def _mean_decibel(rows: Iterable[Row]) -> float:

@@ -25,8 +25,6 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine
-from ignite.metrics import Metric
-from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
 from monai.transforms import Transform
 from numpy.typing import NDArray
 
@@ -34,6 +32,7 @@ from custom_nets.data.angiography.run import AngiographyRun
 from custom_nets.evaluation.frames.protocol import METHODS, LeaveOut, checked_methods
 from custom_nets.metrics import time_density as td
 from custom_nets.metrics.frames import ssim_map
+from custom_nets.metrics.mean import MeanMetric, psnr_db
 
 __all__ = ["MeanFrameScore", "ScoreFramesd", "stored_scale"]
 
@@ -181,9 +180,9 @@ class ScoreFramesd(Transform):
             ssim = ssim_map(tensors[0], tensors[1])[0].cpu().numpy()
             mae, rmse = td.weighted_error(units[name], units["truth"], opacity)
             found[name] = {
-                ("full", "psnr"): _decibel(square.mean()),
+                ("full", "psnr"): psnr_db(square.mean()),
                 ("full", "ssim"): float(ssim.mean()),
-                ("active", "psnr"): _decibel(square[active].mean()),
+                ("active", "psnr"): psnr_db(square[active].mean()),
                 ("active", "ssim"): float(ssim[active].mean()),
                 ("vessels", "mae"): mae,
                 ("vessels", "rmse"): rmse,
@@ -219,10 +218,6 @@ class ScoreFramesd(Transform):
             "warnings": [text for plan in left.plans for text in plan.gap.warnings],
             "notes": list(left.kept.origin.notes),
         }
-
-
-def _decibel(mse: float) -> float:
-    return float(-10 * np.log10(mse)) if mse > 0 else float("inf")
 
 
 class _FrameWalk:
@@ -285,7 +280,7 @@ class _FrameWalk:
         return {"flicker": ratio(self._flicker_sum), "brightness_flicker": ratio(self._brightness_sum)}
 
 
-class MeanFrameScore(Metric):
+class MeanFrameScore(MeanMetric):
     """Mean of a score over all frames of all runs, shared by the processes of a distributed run.
 
     Infinite and undefined scores are left out (the report counts them); NaN if there is no other.
@@ -307,17 +302,11 @@ class MeanFrameScore(Metric):
         self.score, self.method, self.minus, self.missing = (region, metric), method, minus, missing
         super().__init__()
 
-    @reinit__is_reduced
-    def reset(self) -> None:
-        self._sum = 0.0
-        self._frames = 0
-
     def iteration_completed(self, engine: Engine) -> None:
         """Take the scores of the run just measured; one that failed has none."""
         output: Any = engine.state.output
         self.update(output.get("scores", ()))
 
-    @reinit__is_reduced
     def update(self, output: Sequence[Mapping[str, Any]]) -> None:
         """Add rows of :class:`ScoreFramesd`."""
         rows = [row for row in output if (row["region"], row["metric"]) == self.score]
@@ -331,10 +320,4 @@ class MeanFrameScore(Metric):
                 return
             with np.errstate(invalid="ignore"):  # both infinite
                 values = values - others
-        values = values[np.isfinite(values)]
-        self._sum += float(values.sum())
-        self._frames += len(values)
-
-    @sync_all_reduce("_sum", "_frames")
-    def compute(self) -> float:
-        return self._sum / self._frames if self._frames else float("nan")
+        self.add(values[np.isfinite(values)])
