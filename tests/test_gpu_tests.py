@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-FEW = "forward and (Symmetric or BrainPrior) or implicit_on or frames and SymmetricMoStDSA or adversarial"
+FEW = "forward and (Symmetric or BrainPrior) or implicit_on or frames and SymmetricMoStDSA or adversarial or fields"
 
 
 @pytest.mark.slow

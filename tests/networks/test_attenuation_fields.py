@@ -88,6 +88,13 @@ def test_a_saved_field_is_the_same(name, tmp_path):
         torch.testing.assert_close(again(VECTORS, TIMES), field(VECTORS, TIMES))
 
 
+def test_fifty_thousand_gaussians_are_four_megabytes(tmp_path):
+    field = TOGS(num_gaussians=50_000)
+    field.bind(ScanGrid((96, 96, 96), (1.3, 1.3, 1.3), (160, 192), 5.5), torch.arange(25_000))
+    torch.save(field.saved(), tmp_path / "fit.pt")
+    assert (tmp_path / "fit.pt").stat().st_size < 4e6
+
+
 @pytest.mark.parametrize("name", FIELDS)
 def test_nothing_is_read_back_on_the_way_to_a_picture(name):
     """On the meta device there are no values: whoever reads one fails, as he would make a GPU wait."""

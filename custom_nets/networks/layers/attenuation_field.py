@@ -160,11 +160,10 @@ class AttenuationField(nn.Module):
     def saved(self) -> dict[str, Any]:
         """All that :meth:`restore` and :meth:`from_saved` need, as tensors and plain types."""
         _, grid = self.bound()
-        return {
-            "arguments": self.arguments(),
-            "grid": grid.plain(),
-            "state": {k: v.detach().cpu() for k, v in self.state_dict().items()},
-        }
+        state = {k: v.detach().cpu() for k, v in self.state_dict().items()}
+        if np.prod(grid.volume_shape) < 1 << 31:
+            state["voxels"] = state["voxels"].int()  # half the size
+        return {"arguments": self.arguments(), "grid": grid.plain(), "state": state}
 
     @classmethod
     def from_saved(cls, saved: dict[str, Any], device: torch.device | str = "cpu") -> AttenuationField:
@@ -176,6 +175,7 @@ class AttenuationField(nn.Module):
     def restore(self, saved: dict[str, Any], device: torch.device | str = "cpu") -> None:
         """Become the field that :meth:`saved` told of, whatever size its parameters have grown to."""
         state = {name: value.to(device) for name, value in saved["state"].items()}
+        state["voxels"] = state["voxels"].long()
         self.bind(ScanGrid.from_plain(saved["grid"]), state["voxels"])
         for name, parameter in list(self.named_parameters()):
             if name in state and parameter.shape != state[name].shape:
