@@ -30,6 +30,7 @@ __all__ = ["Reconstruction", "ReconstructionInferer", "load_fit", "save_fit"]
 logger = logging.getLogger(__name__)
 
 _FORMAT = "custom_nets scan fit 1"
+_ENOUGH_TIMES = 100  # to tell when a curve has half of its maximum
 _GROSS = 1.25  # a short fit on a coarse grid is no wrong geometry
 _FAR_DEG = 5.0  # between two views: nearer ones are means of their neighbours, whatever the geometry
 
@@ -87,9 +88,13 @@ class Reconstruction:
     @cached_property
     def arrival_s(self) -> NDArray[np.float32]:
         """[nx, ny, nz] when each voxel reaches half of its maximum within the scan; NaN where there is no vessel."""
-        curves = self._curves[1]
-        arrival = half_rise_time(curves, self.acquisition.times_s)
-        return self._spread(np.where(curves.max(0) > self.vessel_level, arrival, np.nan), np.nan)
+        times, curves = self.acquisition.times_s, self._curves[1]
+        peak = curves.max(0)
+        if len(times) < _ENOUGH_TIMES:  # the field knows what lies between few frames
+            times = np.union1d(times, np.linspace(times[0], times[-1], _ENOUGH_TIMES))
+            curves = self.network.voxel_curves(times)[1].numpy()
+        arrival = half_rise_time(curves, times)
+        return self._spread(np.where(peak > self.vessel_level, arrival, np.nan), np.nan)
 
     def volumes(self) -> Any:
         """Give [nx, ny, nz] at each of ``times_s``, one after the other."""
