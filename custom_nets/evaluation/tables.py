@@ -10,15 +10,18 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 __all__ = [
     "OURS",
+    "Column",
     "Row",
     "csv_text",
     "markdown_rows",
+    "markdown_section",
+    "method_table",
     "named_means",
     "paired_differences",
     "spread",
@@ -29,6 +32,17 @@ __all__ = [
 
 Row = dict[str, Any]
 OURS = "ours"
+
+
+class Column(NamedTuple):
+    """A column of a table: what is in it, what is written above, and how exactly."""
+
+    region: str
+    metric: str
+    name: str
+    digits: int
+
+
 LOWER_IS_BETTER = (
     *("nrmse", "mae", "rmse", "arrival_s", "peak_s", "area_percent", "curve_mae"),
     *("error_4d", "chamfer_mm", "hd95_mm", "view_nrmse", "seconds"),
@@ -163,6 +177,46 @@ def markdown_rows(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[s
     """Lines of a Markdown table."""
     lines = [list(heads), ["---"] * len(heads), *([str(cell) for cell in row] for row in rows)]
     return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def markdown_section(title: str, heads: Sequence[str], rows: Iterable[Sequence[Any]], level: int = 3) -> list[str]:
+    """Lines of a heading and a table."""
+    return [f"{'#' * level} {title}", "", *markdown_rows(heads, rows), ""]
+
+
+def method_table(
+    summary: Sequence[Row], by: str, columns: Sequence[Column], gain: Column | None = None, errors: bool = True
+) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of a table: what each method reaches in each group, and what ours gains over it.
+
+    Args:
+        summary: rows of :func:`summarise`.
+        by: the column that it is grouped by.
+        columns: mean ± standard deviation of each.
+        gain: in which column ours is compared with the others, and what is written above; None leaves it out.
+        errors: write its standard error.
+    """
+    look_up = {(r[by], r["method"], r["region"], r["metric"]): r for r in summary}
+    methods = dict.fromkeys(r["method"] for r in summary if not r["method"].startswith(f"{OURS} - "))
+    heads = [by, "method", *(column.name for column in columns), *([gain.name, "wins"] if gain else [])]
+    rows = []
+    for group in dict.fromkeys(r[by] for r in summary):
+        for method in methods:
+            cells = [spread(look_up.get((group, method, c.region, c.metric)), c.digits) for c in columns]
+            if gain is not None:
+                paired = look_up.get((group, f"{OURS} - {method}", gain.region, gain.metric))
+                cells += _gain_cells(paired, gain.digits, errors)
+            rows.append([str(group), method, *cells])
+    return heads, rows
+
+
+def _gain_cells(paired: Row | None, digits: int, errors: bool) -> list[str]:
+    if paired is None:
+        return ["", ""]
+    if paired["mean"] is None:
+        return ["", f"{paired['wins']}/{paired['n'] + paired['not_finite']}"]
+    text = spread_of_mean(paired, digits) if errors else f"{paired['mean']:+.{digits}f}"
+    return [text, f"{paired['wins']}/{paired['n'] + paired['not_finite']}"]
 
 
 def widened(rows: Sequence[Row], by_region: bool = True) -> list[Row]:

@@ -31,11 +31,12 @@ from custom_nets.evaluation.frames.protocol import METHODS, LeaveOut
 from custom_nets.evaluation.report import Report
 from custom_nets.evaluation.tables import (
     OURS,
+    Column,
     Row,
-    markdown_rows,
+    markdown_section,
+    method_table,
     named_means,
     paired_differences,
-    spread,
     spread_of_mean,
     summarise,
     widened,
@@ -44,20 +45,20 @@ from custom_nets.evaluation.tables import (
 __all__ = ["FrameReport", "markdown_table", "region_summary", "run_means", "summaries", "widened"]
 
 _FRAME_COLUMNS = (
-    ("full", "psnr", "PSNR (dB), full", 2),
-    ("full", "ssim", "SSIM, full", 4),
-    ("active", "psnr", "PSNR (dB), active", 2),
-    ("active", "ssim", "SSIM, active", 4),
-    ("vessels", "mae", "MAE, vessels", 4),
-    ("change", "mae", "MAE, change", 4),
+    Column("full", "psnr", "PSNR (dB), full", 2),
+    Column("full", "ssim", "SSIM, full", 4),
+    Column("active", "psnr", "PSNR (dB), active", 2),
+    Column("active", "ssim", "SSIM, active", 4),
+    Column("vessels", "mae", "MAE, vessels", 4),
+    Column("change", "mae", "MAE, change", 4),
 )
 _RUN_COLUMNS = (
-    ("vessels", "arrival_s", "arrival error", 3),
-    ("vessels", "peak_s", "time-to-peak error", 3),
-    ("vessels", "area_percent", "area error (%)", 2),
-    ("vessels", "curve_mae", "MAE of curves", 4),
-    ("active", "flicker", "flicker (measured: 1)", 3),
-    ("active", "brightness_flicker", "brightness flicker", 3),
+    Column("vessels", "arrival_s", "arrival error", 3),
+    Column("vessels", "peak_s", "time-to-peak error", 3),
+    Column("vessels", "area_percent", "area error (%)", 2),
+    Column("vessels", "curve_mae", "MAE of curves", 4),
+    Column("active", "flicker", "flicker (measured: 1)", 3),
+    Column("active", "brightness_flicker", "brightness flicker", 3),
 )
 _CURVES = _RUN_COLUMNS[:4]
 _UNPAIRED = ("flicker", "brightness_flicker")  # neither higher nor lower is better: 1 is
@@ -132,65 +133,57 @@ def markdown_table(
         lines += [f"- {row['case']}, {row['missing']} missing: {row['error']}" for row in failed] + [""]
     if not rows:
         return "\n".join([*lines, "Nothing was measured."]) + "\n"
-    numbers = list(dict.fromkeys(row["missing"] for row in rows))
-    methods = list(dict.fromkeys(row["method"] for row in rows))
     runs = len({row["case"] for row in rows})
-
-    def section(title: str, kind: str, columns: Sequence[tuple[str, str, str, int]], gain: bool) -> None:
-        look_up = {(r["missing"], r["method"], r["region"], r["metric"]): r for r in summary[kind]}
-        heads = ["missing", "method", *(name for _, _, name, _ in columns)]
-        heads += ["gain of ours over it (dB, active)", "wins"] if gain else []
-        table: list[list[str]] = []
-        for number in numbers:
-            for method in methods:
-                cells = [spread(look_up.get((number, method, r, m)), digits) for r, m, _, digits in columns]
-                if gain:
-                    paired = look_up.get((number, f"{OURS} - {method}", "active", "psnr"))
-                    cells += ["", ""]
-                    if paired is not None:
-                        cells[-2] = "" if paired["mean"] is None else f"{paired['mean']:+.2f}"
-                        cells[-1] = f"{paired['wins']}/{paired['n'] + paired['not_finite']}"
-                table.append([str(number), method, *cells])
-        lines.extend([f"### {title}", "", *markdown_rows(heads, table), ""])
-
-    section(f"All made frames of {runs} runs: mean ± standard deviation over frames", "frames", _FRAME_COLUMNS, True)
-    lines += ["### Each run: mean PSNR (dB) in the active area", ""]
-    others = [name for name in methods if name != OURS]
-    heads = ["case", "missing", "frames", *methods, "ours minus the best other"]
-    each: list[list[str]] = []
-    values = {(r["case"], r["missing"], r["method"]): r["value"] for r in run_rows
-              if (r["region"], r["metric"]) == ("active", "psnr")}  # fmt: skip
-    for case, number in dict.fromkeys((row["case"], row["missing"]) for row in rows):
-        count = len({row["frame"] for row in rows if (row["case"], row["missing"]) == (case, number)})
-        cells = [f"{values[case, number, name]:.2f}" for name in methods]
-        best = max((values[case, number, name] for name in others), default=float("nan"))
-        cells.append(f"{values[case, number, OURS] - best:+.2f}")
-        each.append([case, str(number), str(count), *cells])
-    lines += [*markdown_rows(heads, each), ""]
-    section(
+    gain = Column("active", "psnr", "gain of ours over it (dB, active)", 2)
+    lines += markdown_section(
+        f"All made frames of {runs} runs: mean ± standard deviation over frames",
+        *method_table(summary["frames"], "missing", _FRAME_COLUMNS, gain, errors=False),
+    )
+    lines += markdown_section("Each run: mean PSNR (dB) in the active area", *_each_run(rows, run_rows))
+    lines += markdown_section(
         "Time-density curves and flicker: mean ± standard deviation over runs (times in seconds, in frames for runs "
-        "without times)", "runs", _RUN_COLUMNS, False,
-    )  # fmt: skip
+        "without times)",
+        *method_table(summary["runs"], "missing", _RUN_COLUMNS),
+    )
     if summary.get("regions"):
-        look_up = {(r["missing"], r["method"], r["metric"]): r for r in summary["regions"]}
-        heads = ["missing", "ours minus", *(name for _, _, name, _ in _CURVES), "regions"]
-        lines += [
-            "### Time-density errors of all regions, ours minus the other's: mean ± standard error (below 0: ours is "
-            "nearer)", "",
-        ]  # fmt: skip
-        curves: list[list[str]] = []
-        for number in [*numbers, "all"]:
-            for other in others:
-                found = [look_up.get((number, f"{OURS} - {other}", metric)) for _, metric, _, _ in _CURVES]
-                cells = [spread_of_mean(row, digits) for row, (*_, digits) in zip(found, _CURVES, strict=True)]
-                count = max((row["n"] for row in found if row is not None), default=0)
-                curves.append([str(number), other, *cells, str(count)])
-        lines += [*markdown_rows(heads, curves), ""]
+        lines += markdown_section(
+            "Time-density errors of all regions, ours minus the other's: mean ± standard error (below 0: ours is "
+            "nearer)",
+            *_each_region(rows, summary["regions"]),
+        )
     if unclear := sum(row["not_finite"] for row in summary["frames"] if " - " not in row["method"]):
         lines.append(
             f"{unclear} scores of frames are infinite (equal frames) or undefined (no vessel in sight): left out."
         )
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _each_run(rows: Sequence[Row], run_rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of the table of PSNR in each run."""
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    values = {(r["case"], r["missing"], r["method"]): r["value"] for r in run_rows
+              if (r["region"], r["metric"]) == ("active", "psnr")}  # fmt: skip
+    table: list[list[str]] = []
+    for case, missing in dict.fromkeys((row["case"], row["missing"]) for row in rows):
+        count = len({row["frame"] for row in rows if (row["case"], row["missing"]) == (case, missing)})
+        best = max((values[case, missing, name] for name in methods if name != OURS), default=float("nan"))
+        cells = [f"{values[case, missing, name]:.2f}" for name in methods]
+        table.append([case, str(missing), str(count), *cells, f"{values[case, missing, OURS] - best:+.2f}"])
+    return ["case", "missing", "frames", *methods, "ours minus the best other"], table
+
+
+def _each_region(rows: Sequence[Row], summary: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of the table of time-density curves."""
+    look_up = {(r["missing"], r["method"], r["metric"]): r for r in summary}
+    others = [name for name in dict.fromkeys(row["method"] for row in rows) if name != OURS]
+    table: list[list[str]] = []
+    for missing in [*dict.fromkeys(row["missing"] for row in rows), "all"]:
+        for other in others:
+            found = [look_up.get((missing, f"{OURS} - {other}", column.metric)) for column in _CURVES]
+            cells = [spread_of_mean(row, c.digits) for row, c in zip(found, _CURVES, strict=True)]
+            count = max((row["n"] for row in found if row is not None), default=0)
+            table.append([str(missing), other, *cells, str(count)])
+    return ["missing", "ours minus", *(column.name for column in _CURVES), "regions"], table
 
 
 class FrameReport(Report):

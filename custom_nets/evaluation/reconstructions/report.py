@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from custom_nets.evaluation.reconstructions.protocol import BEST_STILL, wins_over
 from custom_nets.evaluation.report import Report
-from custom_nets.evaluation.tables import OURS, Row, markdown_rows, paired_differences, spread, summarise, widened
+from custom_nets.evaluation.tables import OURS, Row, markdown_section, paired_differences, spread, summarise, widened
 from custom_nets.visualize.figure import save_figure
 
 __all__ = ["ReconstructionReport", "markdown_table", "reconstruction_figure"]
@@ -47,13 +47,13 @@ def markdown_table(rows: Sequence[Row], summary: Sequence[Row]) -> str:
     lines: list[str] = []
     for noise in dict.fromkeys(row["noise"] for row in rows):
         cases = list(dict.fromkeys(row["case"] for row in rows if row["noise"] == noise))
-        lines += [f"### {noise} noise, {len(cases)} phantoms: mean ± standard deviation over phantoms", ""]
         heads = ["method", *(name for _, name, _ in _COLUMNS)]
         table = [
             [method, *(spread(look_up.get((noise, method, metric)), digits) for metric, _, digits in _COLUMNS)]
             for method in methods
         ]
-        lines += [*markdown_rows(heads, table), ""]
+        title = f"{noise} noise, {len(cases)} phantoms: mean ± standard deviation over phantoms"
+        lines += markdown_section(title, heads, table)
         if OURS in methods:
             mine = [row for row in rows if row["noise"] == noise]
             for metric in ("error_4d", "dice"):
@@ -65,7 +65,7 @@ def markdown_table(rows: Sequence[Row], summary: Sequence[Row]) -> str:
         for metric, title, digits in _COLUMNS:
             if metric in _EACH:
                 each = [[case, *(f"{values[case, m, metric]:.{digits}f}" for m in methods)] for case in cases]
-                lines += [f"#### {title}, each phantom", "", *markdown_rows(["phantom", *methods], each), ""]
+                lines += markdown_section(f"{title}, each phantom", ["phantom", *methods], each, level=4)
     lines.append(
         f"'{BEST_STILL}' is the true volume's mean over time, seen at all times: what no still answer can better in 4D "
         "error. Shapes are those of the mean volume, at each method's threshold of best Dice, against voxels "

@@ -21,11 +21,11 @@ from custom_nets.evaluation.report import Report
 from custom_nets.evaluation.tables import (
     LOWER_IS_BETTER,
     OURS,
+    Column,
     Row,
-    markdown_rows,
+    markdown_section,
+    method_table,
     paired_differences,
-    spread,
-    spread_of_mean,
     summarise,
 )
 
@@ -35,95 +35,79 @@ __all__ = ["EvaluationReport", "markdown_table", "paired_differences", "summaris
 def markdown_table(rows: Sequence[Row], pairs: Sequence[Row], summary: Sequence[Row]) -> str:
     """Summary in the brain, in the whole volume by the published definitions, and each case's PSNR in the brain; where
     they were measured also tissues, flicker, padded slices and lesions."""
-    look_up = {(r["degradation"], r["method"], r["region"], r["metric"]): r for r in summary}
-    degradations = list(dict.fromkeys(r["degradation"] for r in rows))
-    methods = list(dict.fromkeys(r["method"] for r in rows))
-    metrics = {r["metric"] for r in rows}
-
-    def section(title: str, region: str, columns: Sequence[tuple[str, str, int]]) -> list[str]:
-        columns = [c for c in columns if c[0] in metrics]
-        if not columns:
-            return []
-        first, unit = columns[0][0], columns[0][1]
-        word = "excess" if first in LOWER_IS_BETTER else "gain"
-        heads = ["degradation", "method", *(name for _, name, _ in columns), f"{word} of ours over it, {unit}", "wins"]
-        cells_of: list[list[str]] = []
-        for degradation in degradations:
-            for method in methods:
-                cells = [spread(look_up.get((degradation, method, region, m)), digits) for m, _, digits in columns]
-                paired = look_up.get((degradation, f"{OURS} - {method}", region, first))
-                gain = wins = ""
-                if paired is not None and paired["mean"] is not None:
-                    gain = spread_of_mean(paired, columns[0][2])
-                    wins = f"{paired['wins']}/{paired['n'] + paired['not_finite']}"
-                cells_of.append([degradation, method, *cells, gain, wins])
-        return [f"### {title}", "", *markdown_rows(heads, cells_of), ""]
-
-    cases = len({r["case"] for r in rows})
-    lines = [
-        *section(
-            f"In the brain mask ({cases} cases; mean ± standard deviation; paired difference ± standard error)",
-            "brain",
-            (("psnr", "PSNR (dB)", 2), ("ssim", "SSIM", 4), ("nrmse", "NRMSE", 4)),
-        ),
-        *section(
-            "Whole volume, published definitions (background counts)",
-            "whole",
-            (("published_psnr", "PSNR (dB)", 2), ("published_ssim", "SSIM", 4)),
-        ),
-        *section(
-            "Tissues in the brain mask: Dice with the truth's, and how far their volumes are off",
-            "brain",
-            (
-                ("dice_mean", "Dice, mean", 4),
-                *((f"dice_{t}", t.upper(), 4) for t in ("wm", "gm", "csf")),
-                *((f"{t}_error_ml", f"{t.upper()} off by (ml)", 1) for t in ("wm", "gm", "csf")),
-            ),
-        ),
-        *section(
-            "Padded 8-bit slices, published definitions",
-            "whole",
-            (("padded_psnr", "PSNR (dB)", 2), ("padded_ssim", "SSIM", 4), ("padded_rmse", "RMSE (of 255)", 3)),
-        ),
-        *section(
-            "Flicker: steps of the error between neighbours (% of the data range), and times those of B-spline",
-            "brain",
-            tuple(
-                (f"{what}_{where}{ratio}", f"{title} {where}{', ratio' if ratio else ''}", 3)
-                for what, title in (("jump", "slice jump"), ("gradient", "gradient"))
-                for where in ("thick", "across")
-                for ratio in ("", "_ratio")
-            ),
-        ),
-        *(
-            line
-            for name, word in (("contrast", "Contrast"), ("volume", "Volume"))
-            for line in section(
-                f"Lesions: {word.lower()} kept (% of the truth's)",
-                "lesions",
-                tuple((metric, metric.split("_")[1].replace("mm", " mm"), 0) for metric in _lesion_metrics(rows, name)),
-            )
-        ),
-        *section(
-            "Lesions: contrast kept, times that of B-spline",
-            "lesions",
-            tuple(
-                (f"{metric}_ratio", metric.split("_")[1].replace("mm", " mm"), 2)
-                for metric in _lesion_metrics(rows, "contrast")
-            ),
-        ),
-    ]
+    metrics = {row["metric"] for row in rows}
+    lines: list[str] = []
+    for title, columns in _sections(rows):
+        columns = [column for column in columns if column.metric in metrics]
+        if columns:
+            first = columns[0]
+            word = "excess" if first.metric in LOWER_IS_BETTER else "gain"
+            gain = first._replace(name=f"{word} of ours over it, {first.name}")
+            lines += markdown_section(title, *method_table(summary, "degradation", columns, gain))
+    heads = ["case", "degradation", "bspline", "ours", "ours minus bspline"]
     for metric, title, digits in (("psnr", "PSNR in the brain mask (dB)", 2), ("dice_mean", "mean Dice of tissues", 4)):
-        chosen = [p for p in pairs if (p["region"], p["metric"], p["baseline"]) == ("brain", metric, "bspline")]
-        cells = [
-            (p["case"], p["degradation"], f"{p['other']:.{digits}f}", f"{p['ours']:.{digits}f}")
-            + (f"{p['difference']:+.{digits}f}",)
-            for p in chosen
+        each = [
+            [p["case"], p["degradation"], f"{p['other']:.{digits}f}", f"{p['ours']:.{digits}f}"]
+            + [f"{p['difference']:+.{digits}f}"]
+            for p in pairs
+            if (p["region"], p["metric"], p["baseline"]) == ("brain", metric, "bspline")
         ]
-        if chosen:
-            heads = ["case", "degradation", "bspline", "ours", "ours minus bspline"]
-            lines += [f"### Each case: {title}", "", *markdown_rows(heads, cells), ""]
+        if each:
+            lines += markdown_section(f"Each case: {title}", heads, each)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _sections(rows: Sequence[Row]) -> list[tuple[str, list[Column]]]:
+    """Titles and columns of the tables; the first column is the one in which ours is compared."""
+    cases = len({row["case"] for row in rows})
+    tissues = ("wm", "gm", "csf")
+    flicker = [
+        Column("brain", f"{what}_{where}{ratio}", f"{title} {where}{', ratio' if ratio else ''}", 3)
+        for what, title in (("jump", "slice jump"), ("gradient", "gradient"))
+        for where in ("thick", "across")
+        for ratio in ("", "_ratio")
+    ]
+    return [
+        (
+            f"In the brain mask ({cases} cases; mean ± standard deviation; paired difference ± standard error)",
+            [
+                Column("brain", "psnr", "PSNR (dB)", 2),
+                Column("brain", "ssim", "SSIM", 4),
+                Column("brain", "nrmse", "NRMSE", 4),
+            ],
+        ),
+        (
+            "Whole volume, published definitions (background counts)",
+            [Column("whole", "published_psnr", "PSNR (dB)", 2), Column("whole", "published_ssim", "SSIM", 4)],
+        ),
+        (
+            "Tissues in the brain mask: Dice with the truth's, and how far their volumes are off",
+            [
+                Column("brain", "dice_mean", "Dice, mean", 4),
+                *(Column("brain", f"dice_{t}", t.upper(), 4) for t in tissues),
+                *(Column("brain", f"{t}_error_ml", f"{t.upper()} off by (ml)", 1) for t in tissues),
+            ],
+        ),
+        (
+            "Padded 8-bit slices, published definitions",
+            [
+                Column("whole", "padded_psnr", "PSNR (dB)", 2),
+                Column("whole", "padded_ssim", "SSIM", 4),
+                Column("whole", "padded_rmse", "RMSE (of 255)", 3),
+            ],
+        ),
+        ("Flicker: steps of the error between neighbours (% of the data range), and times those of B-spline", flicker),
+        ("Lesions: contrast kept (% of the truth's)", _lesion_columns(rows, "contrast", "", 0)),
+        ("Lesions: volume kept (% of the truth's)", _lesion_columns(rows, "volume", "", 0)),
+        ("Lesions: contrast kept, times that of B-spline", _lesion_columns(rows, "contrast", "_ratio", 2)),
+    ]
+
+
+def _lesion_columns(rows: Sequence[Row], what: str, end: str, digits: int) -> list[Column]:
+    return [
+        Column("lesions", f"{metric}{end}", metric.split("_")[1].replace("mm", " mm"), digits)
+        for metric in _lesion_metrics(rows, what)
+    ]
 
 
 def _lesion_metrics(rows: Sequence[Row], what: str) -> list[str]:
