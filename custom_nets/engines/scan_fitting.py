@@ -486,14 +486,15 @@ class ScanFitting:
 
     def _scouted(self, network: AttenuationField, scan: Any, support: VesselSupport, device: Any) -> list[str]:
         """Settle what the network leaves to the scan."""
-        scout = network.scout()
-        if scout is None:
-            return []
         short = ScanFitting(**{**self._arguments(), "max_epochs": min(self.max_epochs, _SHORT), "progress": False})
         short.held_out, short.check_turn = 0, False
-        short.fit(scout, scan, device, support=support)
-        network.operator = scout.operator
-        return [network.learn_from(scout, scan.times_s)]
+        operator: SupportOperator | None = None
+        found: list[str] = []
+        while (scout := network.scout()) is not None:
+            short.fit(scout, scan, device, support=support, operator=operator)
+            network.operator = operator = scout.operator
+            found.append(network.learn_from(scout, scan.times_s))
+        return found
 
     def _arguments(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}

@@ -23,8 +23,10 @@ from custom_nets.networks.layers.attenuation_field import AttenuationField, Spar
 
 __all__ = ["BolusAtoms", "bolus_curves"]
 
-_SCOUT_S = 1.5  # boluses of a first fit, about the shortest that is injected
+_SHORTEST_S = 1.5  # about the shortest that is injected
+_SHORTER_S = 0.25  # boluses of a fit that measures, than what it is to find
 _LONG_S = 3.0
+_MOST_SCOUTS = 3
 
 
 def bolus_curves(
@@ -66,7 +68,7 @@ class BolusAtoms(AttenuationField):
         self,
         num_atoms: int = 12,
         injection_s: float | None = None,
-        time_constant_s: float = 0.3,
+        time_constant_s: float = 0.4,
         first_arrival_s: float = -1.0,
         blob_voxels: float = 0.5,
     ) -> None:
@@ -81,25 +83,35 @@ class BolusAtoms(AttenuationField):
         self.time_constant_s = time_constant_s
         self.first_arrival_s = first_arrival_s
         self.blob_voxels = blob_voxels
+        self.passages_s: list[float] = []  # what was measured on the scan
         self.coefficients = nn.Parameter(torch.zeros(0, num_atoms))
         self.blobs: SparseMap | None = None
 
     def scout(self) -> BolusAtoms | None:
-        return None if self.injection_s is not None else BolusAtoms(**{**self.arguments(), "injection_s": _SCOUT_S})
+        if self.injection_s is not None:
+            return None
+        somewhat_shorter = max(_SHORTEST_S, (self.passages_s or [0.0])[-1] - _SHORTER_S)
+        return BolusAtoms(**{**self.arguments(), "injection_s": somewhat_shorter})
 
     def learn_from(self, scout: BolusAtoms, times_s: np.ndarray) -> str:
-        """Take the injection's length from how long the agent takes to pass vessels in a first fit.
+        """Take the injection's length from how long the agent takes to pass vessels in a short fit.
 
-        Sums of short boluses can be as long as they like; sums of too long ones cannot be shorter. Views that a fit has
-        not seen do not tell: shorter boluses always foretell them a little better, and make the worse volume.
+        Sums of short boluses can be longer, but noise makes them look shorter than they are; sums of too long ones
+        cannot be shorter. So it is measured again with boluses somewhat shorter than it was found to be, until that
+        changes little. (Views that a fit has not seen do not tell: shorter boluses always foretell them a little
+        better, and make the worse volume.)
         """
         times = np.linspace(float(times_s[0]), float(times_s[-1]), 128)
         found = passage_time(scout.voxel_curves(times)[1].numpy(), times)
-        if math.isnan(found):  # nothing fills and empties within the scan
+        if math.isnan(found):
             self.injection_s = _LONG_S
-            return f"injection_s {self.injection_s:g}: no vessel empties within the scan"
-        self.injection_s = round(max(found, _SCOUT_S), 2)
-        return f"injection_s {self.injection_s:g}, from how long the agent takes to pass the vessels of a first fit"
+            return f"injection_s {self.injection_s:g}: no vessel fills and empties within the scan"
+        self.passages_s.append(found)
+        if len(self.passages_s) == _MOST_SCOUTS or abs(found - scout.injection_s - _SHORTER_S) < 0.1:  # type: ignore[operator]
+            self.injection_s = round(max(found, _SHORTEST_S), 2)
+        return (
+            f"the agent takes {found:.2f} s to pass vessels, in a first fit with boluses of {scout.injection_s:.2f} s"
+        )
 
     def make_parameters(self, mean: torch.Tensor, generator: torch.Generator) -> None:
         _, grid = self.bound()
