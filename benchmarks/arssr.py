@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,11 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measuring import matmul_rate, timed
+from benchmarks.measuring import matmul_rate, run_ways, timed
 from custom_nets.geometry import Grid
 from custom_nets.inferers import ImplicitVolumeInferer, PublishedProcedureInferer
-from custom_nets.networks import ArSSR, layers
-from custom_nets.networks.layers import winograd
+from custom_nets.networks import ArSSR
+from custom_nets.networks.layers import rows, winograd
 from custom_nets.utils.files import write_json
 from custom_nets.utils.record import environment, peak_memory_gib
 
@@ -46,7 +44,7 @@ def run_way(way: str, encoder: str, size: int, scale: float, threads: int, devic
     torch.manual_seed(0)
     if not way.startswith("ours"):
         # PyTorch's plain layers, as the published code has them
-        layers._rows_fast = lambda x: False
+        rows._rows_fast = lambda x: False
         winograd.suits = lambda x, convs: False
     network = ArSSR(encoder).eval().to(device)
     network.state_dict()["decoder.stage_two.6.bias"].fill_(0.5)  # no dead output unit
@@ -113,25 +111,8 @@ def main() -> None:
         print(json.dumps(result))
         return
 
-    import tempfile
-
-    results, outputs = [], {}
-    with tempfile.TemporaryDirectory() as folder:
-        for way in args.ways:
-            print(f"running {way} ...", file=sys.stderr, flush=True)
-            file = Path(folder) / f"{way}.npy"
-            command = [sys.executable, "-m", "benchmarks.arssr", "--way", way]
-            for name in ("encoder", "size", "scale", "threads", "repeats", "device"):
-                command += [f"--{name}", str(getattr(args, name))]
-            done = subprocess.run(
-                command,
-                env={**os.environ, "BENCHMARK_OUTPUT": str(file), "OMP_NUM_THREADS": str(args.threads)},
-                stdout=subprocess.PIPE,
-                text=True,
-                check=True,
-            )
-            results.append(json.loads(done.stdout.splitlines()[-1]))
-            outputs[way] = np.load(file)
+    options = {name: getattr(args, name) for name in ("encoder", "size", "scale", "repeats", "device")}
+    results, outputs = run_ways("benchmarks.arssr", args.ways, args.threads, **options)
     reference = outputs[args.ways[0]]
     key = "wall_seconds" if args.device == "cuda" else "cpu_seconds"
     sizes = f"{args.size}^3 -> {int(args.size * args.scale)}^3"

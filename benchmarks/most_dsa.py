@@ -21,9 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measuring import matmul_rate, timed
+from benchmarks.measuring import matmul_rate, run_ways, timed
 from custom_nets.checkpoints import load_network
 from custom_nets.checkpoints.published import load_published
 from custom_nets.networks import most_dsa
@@ -201,25 +199,9 @@ def _sensible_ways(device: str) -> list[str]:
 
 def _compare(ways: list[str], count: int, device: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     """All ways with ``count`` frames; times against the command line, outputs against the published evaluation."""
-    results, outputs = [], {}
-    with tempfile.TemporaryDirectory() as folder:
-        for way in ways:
-            print(f"running {way}, {count} frame(s), {device} ...", file=sys.stderr, flush=True)
-            file = Path(folder) / f"{way}.npy"
-            command = [sys.executable, "-m", "benchmarks.most_dsa", "--way", way, "--frames", str(count)]
-            command += ["--device", device]
-            for name in ("size", "threads", "repeats"):
-                command += [f"--{name}", str(getattr(args, name))]
-            done = subprocess.run(
-                command,
-                env={**os.environ, "BENCHMARK_OUTPUT": str(file), "OMP_NUM_THREADS": str(args.threads)},
-                stdout=subprocess.PIPE,
-                text=True,
-                check=True,
-            )
-            results.append(json.loads(done.stdout.splitlines()[-1]))
-            outputs[way] = np.load(file)
-            print(f"... {results[-1]['seconds']:.2f} s", file=sys.stderr, flush=True)
+    print(f"{count} frame(s), {device}:", file=sys.stderr, flush=True)
+    options = {"frames": count, "device": device, "size": args.size, "repeats": args.repeats}
+    results, outputs = run_ways("benchmarks.most_dsa", ways, args.threads, **options)
     seconds = {result["way"]: result["seconds"] for result in results}
     for result in results:
         way = result["way"]

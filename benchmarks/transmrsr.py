@@ -37,7 +37,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measuring import matmul_rate, peak_memory_gib, timed
+from benchmarks.measuring import matmul_rate, peak_memory_gib, run_ways, timed
 from custom_nets.networks import TransMRSR
 
 WAYS = ("published", "ours")
@@ -348,24 +348,8 @@ def main() -> None:
         print(json.dumps(run_way(args.way, args.size, args.threads, args.repeats)))
         return
 
-    results: list[dict[str, Any]] = []
-    outputs: dict[str, np.ndarray] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for way in args.ways:
-            print(f"running {way} ...", file=sys.stderr, flush=True)
-            file = Path(folder) / f"{way}.npy"
-            command = [sys.executable, "-m", "benchmarks.transmrsr", "--way", way]
-            for name in ("size", "threads", "repeats"):
-                command += [f"--{name}", str(getattr(args, name))]
-            done = subprocess.run(
-                command,
-                env={**os.environ, "BENCHMARK_OUTPUT": str(file), "OMP_NUM_THREADS": str(args.threads)},
-                stdout=subprocess.PIPE,
-                text=True,
-                check=True,
-            )
-            results.append(json.loads(done.stdout.splitlines()[-1]))
-            outputs[way] = np.load(file)
+    options = {"size": args.size, "repeats": args.repeats}
+    results, outputs = run_ways("benchmarks.transmrsr", args.ways, args.threads, **options)
     first = results[0]
     reference = outputs[first["way"]]
     print(f"\n{args.size} x {args.size}, one plane at a time, {args.threads} thread(s)\n")

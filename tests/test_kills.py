@@ -92,8 +92,8 @@ def prepared(kind: str, folder: Path) -> Path:
 
     from custom_nets.checkpoints import save_checkpoint
     from custom_nets.networks import ResidualArSSR
-    from tests.bundles.test_arssr_training import simulated_head
     from tests.bundles.test_many_studies import ARCH, ARSSR, studies
+    from tests.bundles.training import simulated_head
 
     folder.mkdir()
     (folder / "out").mkdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -61,26 +62,14 @@ def published_rate(
     return floor + (base_lr - floor) * (0.5 + 0.5 * math.cos(math.pi * progress))
 
 
-def most_dsa_schedule(
-    optimizer: Optimizer,
-    strategy: str = "ori",
-    steps_per_epoch: int = 1,
-    base_lr: float = 2e-4,
-    milestones: Sequence[int] = (),
-    continue_lr: float = 0.0,
-    gamma: float = 0.1,
-    max_epochs: int = 300,
-) -> LambdaLR:
+def most_dsa_schedule(optimizer: Optimizer, base_lr: float = 2e-4, **options: Any) -> LambdaLR:
     """:func:`published_rate` as a scheduler; call its ``step`` after each step of the optimiser.
 
     The rates are those of ``base_lr``, for all parameter groups.
+
+    Args:
+        options: of :func:`published_rate`.
     """
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] = base_lr
-    return LambdaLR(
-        optimizer,
-        lambda step: (
-            published_rate(step, strategy, steps_per_epoch, base_lr, milestones, continue_lr, gamma, max_epochs)
-            / base_lr
-        ),
-    )
+    return LambdaLR(optimizer, lambda step: published_rate(step, base_lr=base_lr, **options) / base_lr)

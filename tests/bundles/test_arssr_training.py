@@ -8,7 +8,6 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -20,6 +19,7 @@ from custom_nets.networks import ResidualArSSR
 from custom_nets.operators.slice_profile import degrade
 from custom_nets.utils import root_cause
 from tests.bundles.timed import check_time_budget
+from tests.bundles.training import checkpoint, losses_of, save_heads
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / "bundles" / "arssr" / "configs"
@@ -47,22 +47,9 @@ TINY = {
 }
 
 
-def simulated_head(seed: int, size: int = 48) -> nib.Nifti1Image:
-    """A ball of smooth texture in air, raw scanner values."""
-    rng = np.random.RandomState(seed)
-    axes = np.meshgrid(*[np.linspace(-1, 1, size)] * 3, indexing="ij")
-    texture = ndimage.gaussian_filter(rng.randn(size, size, size), 1.2)
-    texture = (texture - texture.min()) / np.ptp(texture)
-    inside = sum(a**2 for a in axes) < 0.8
-    return nib.Nifti1Image((inside * (200 + 600 * texture)).astype(np.int16), np.diag([1.0, 1.0, 1.0, 1.0]))
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("heads")
-    for seed in range(2):
-        nib.save(simulated_head(seed), folder / f"sub-{seed:02d}_T1w.nii.gz")
-    return folder
+    return save_heads(tmp_path_factory.mktemp("heads"))
 
 
 def workflow(data: Path, output: Path, files: list[str] | str = TRAIN, **override) -> ConfigWorkflow:
@@ -72,26 +59,11 @@ def workflow(data: Path, output: Path, files: list[str] | str = TRAIN, **overrid
     return made
 
 
-def losses_of(made: ConfigWorkflow) -> list[float]:
-    """Run a workflow, give the loss of each iteration."""
-    from ignite.engine import Events
-
-    losses: list[float] = []
-    made.trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: losses.append(float(e.state.output["loss"])))
-    made.run()
-    made.finalize()
-    return losses
-
-
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory) -> tuple[Path, list[float]]:
     """Four epochs, from the command's own entry points; all tests that only look share it."""
     output = tmp_path_factory.mktemp("trained")
     return output, losses_of(workflow(data, output))
-
-
-def checkpoint(output: Path) -> dict:
-    return torch.load(output / "checkpoint.pt", weights_only=True)
 
 
 def test_properties_are_complete(data, tmp_path):

@@ -20,6 +20,7 @@ from custom_nets.apps.simulate_training_runs import simulate_run
 from custom_nets.checkpoints import build_network, load_network, save_checkpoint
 from custom_nets.utils import root_cause
 from tests.bundles import test_arssr_training, test_most_dsa_training, test_transmrsr_training
+from tests.bundles.training import simulated_head
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = {
@@ -61,7 +62,7 @@ TEACHERS: dict[str, dict[str, Any]] = {
 def data(tmp_path_factory) -> dict[str, Path]:
     heads, runs = tmp_path_factory.mktemp("heads"), tmp_path_factory.mktemp("runs")
     for seed in range(2):
-        nib.save(test_arssr_training.simulated_head(seed, 40), heads / f"sub-{seed:02d}_T1w.nii.gz")
+        nib.save(simulated_head(seed, 40), heads / f"sub-{seed:02d}_T1w.nii.gz")
     for seed, kind in ((1, "fixed"), (2, "rotational")):
         simulate_run(runs, seed, kind, (64, 64), 7)
     return {"arssr": heads, "transmrsr": heads, "most_dsa": runs}

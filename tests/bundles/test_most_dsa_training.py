@@ -18,6 +18,7 @@ from custom_nets.apps.simulate_training_runs import simulate_run
 from custom_nets.checkpoints import load_network
 from custom_nets.utils import root_cause
 from tests.bundles.timed import check_time_budget
+from tests.bundles.training import checkpoint, losses_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / "bundles" / "most_dsa" / "configs"
@@ -63,26 +64,11 @@ def workflow(data: Path, output: Path, files: list[str] | str = TRAIN, **overrid
     return made
 
 
-def losses_of(made: ConfigWorkflow) -> list[float]:
-    """Run a workflow, give the loss of each iteration."""
-    from ignite.engine import Events
-
-    losses: list[float] = []
-    made.trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: losses.append(float(e.state.output["loss"])))
-    made.run()
-    made.finalize()
-    return losses
-
-
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory) -> tuple[Path, list[float]]:
     """Four epochs; all tests that only look share it."""
     output = tmp_path_factory.mktemp("trained")
     return output, losses_of(workflow(data, output))
-
-
-def checkpoint(output: Path) -> dict:
-    return torch.load(output / "checkpoint.pt", weights_only=True)
 
 
 def test_properties_are_complete(data, tmp_path):

@@ -14,7 +14,8 @@ from monai.bundle import ConfigWorkflow
 
 from custom_nets.tracking import sqlite_uri
 from custom_nets.utils.record import file_record
-from tests.bundles.test_arssr_training import TINY, TRAIN, simulated_head, workflow
+from tests.bundles.test_arssr_training import TINY, TRAIN, workflow
+from tests.bundles.training import simulated_head
 
 mlflow = pytest.importorskip("mlflow")
 

@@ -10,17 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
-from scipy import ndimage
 
 from custom_nets.checkpoints import load_network, save_checkpoint
 from custom_nets.networks import SwinRegressor
 from custom_nets.utils import root_cause
 from tests.bundles.timed import check_time_budget
+from tests.bundles.training import checkpoint, losses_of, save_heads
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / "bundles" / "transmrsr" / "configs"
@@ -57,14 +56,7 @@ TRAIN = {
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     """Two balls of smooth texture in air, raw scanner values."""
-    folder = tmp_path_factory.mktemp("heads")
-    axes = np.meshgrid(*[np.linspace(-1, 1, 40)] * 3, indexing="ij")
-    for seed in range(2):
-        texture = ndimage.gaussian_filter(np.random.RandomState(seed).randn(40, 40, 40), 1.2)
-        texture = (texture - texture.min()) / np.ptp(texture)
-        head = (sum(a**2 for a in axes) < 0.8) * (200 + 600 * texture)
-        nib.save(nib.Nifti1Image(head.astype(np.int16), np.eye(4)), folder / f"sub-{seed:02d}_T1w.nii.gz")
-    return folder
+    return save_heads(tmp_path_factory.mktemp("heads"), 40)
 
 
 def workflow(files: str | list[str], output: Path, data: Path | None = None, **override: Any) -> ConfigWorkflow:
@@ -78,22 +70,6 @@ def workflow(files: str | list[str], output: Path, data: Path | None = None, **o
     made = ConfigWorkflow(paths, workflow_type="train", logging_file=False, **override)
     made.initialize()
     return made
-
-
-def losses_of(made: ConfigWorkflow) -> list[float]:
-    """Run a workflow, give the loss of each iteration."""
-    from ignite.engine import Events
-
-    losses: list[float] = []
-    trainer = made.parser.get_parsed_content("train#trainer")
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: losses.append(float(e.state.output["loss"])))
-    made.run()
-    made.finalize()
-    return losses
-
-
-def checkpoint(output: Path) -> dict[str, Any]:
-    return torch.load(output / "checkpoint.pt", weights_only=True)
 
 
 def message(call: Any, *args: Any, **kwargs: Any) -> str:

@@ -30,15 +30,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """The tensors are small, and the machine may be busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def network(golden: Golden, model: str) -> ArSSR:
     return load_published("arssr", golden.weights(model))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -24,15 +22,6 @@ pytestmark = [
 
 IMAGE = {"atol": 1e-4, "rtol": 0}
 FEATURE = {"atol": 2e-4, "rtol": 1e-4}
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """The tensors are small, and the machine may be busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -42,14 +42,6 @@ pytestmark = [
 IMAGE, LOSS, GRADIENT = 2e-5, 1e-4, 1e-3
 
 
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def error(found: Any, wanted: np.ndarray) -> float:
     found = found.detach().numpy() if isinstance(found, torch.Tensor) else np.asarray(found)
     assert found.shape == wanted.shape

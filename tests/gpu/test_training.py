@@ -16,6 +16,7 @@ from custom_nets.checkpoints import load_network
 from custom_nets.engines import AdversarialTrainer
 from tests.bundles import runner, test_arssr_training, test_most_dsa_training, test_transmrsr_training
 from tests.bundles.most_dsa_runs import save_weights
+from tests.bundles.training import losses_of, save_heads, simulated_head
 
 KINDS = ("arssr", "most_dsa", "transmrsr")
 
@@ -26,8 +27,8 @@ def data(tmp_path_factory) -> dict[str, Path]:
     from custom_nets.apps.simulate_training_runs import simulate_run
 
     heads, runs = tmp_path_factory.mktemp("heads"), tmp_path_factory.mktemp("runs")
+    save_heads(heads)
     for seed in range(2):
-        nib.save(test_arssr_training.simulated_head(seed), heads / f"sub-{seed:02d}_T1w.nii.gz")
         simulate_run(runs, seed + 1, ("fixed", "rotational")[seed], (64, 64), 7)
     return {"arssr": heads, "transmrsr": heads, "most_dsa": runs}
 
@@ -43,10 +44,6 @@ def workflow(kind: str, data: dict[str, Path], output: Path, device: Any, *more:
     module = {"arssr": test_arssr_training, "most_dsa": test_most_dsa_training}[kind]
     files = [str(module.CONFIGS / f"{name}.json") for name in ("train", *more)]
     return module.workflow(data[kind], output, files, **override)
-
-
-def losses_of(made: Any) -> list[float]:
-    return test_transmrsr_training.losses_of(made)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -119,7 +116,7 @@ def test_a_process_group_of_one(data, device, tmp_path, monkeypatch):
 @pytest.mark.parametrize("bundle, options", [("arssr", {"scale": 2}), ("transmrsr", {})])
 def test_volumes(bundle, options, device, tmp_path):
     affine = np.diag([1.0, 1.0, 4.0 if bundle == "transmrsr" else 1.0, 1.0])
-    head = np.asarray(test_arssr_training.simulated_head(0, 40).dataobj)[..., :12]
+    head = np.asarray(simulated_head(0, 40).dataobj)[..., :12]
     nib.save(nib.Nifti1Image(head, affine), tmp_path / "scan.nii.gz")
     root = Path(bundle_root(bundle))
     results = [

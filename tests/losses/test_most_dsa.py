@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,13 +11,7 @@ from custom_nets.losses import LaplacianPyramidLoss, MoStDSALoss, VGGLosses
 from custom_nets.networks.layers.vgg19 import VGG19Features, load_vgg19_features
 from custom_nets.networks.most_dsa import Interpolation
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

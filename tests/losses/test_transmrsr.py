@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,15 +11,9 @@ from custom_nets.losses import TransMRSRLoss
 from custom_nets.losses.transmrsr import CONTENT_LAYERS, STYLE_LAYERS, layer_style_distance
 from custom_nets.networks.layers.vgg19 import VGG19Layers, load_vgg19_layers
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PLACES = sorted({*CONTENT_LAYERS, *STYLE_LAYERS})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

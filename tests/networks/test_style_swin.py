@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -33,15 +32,9 @@ from custom_nets.networks.style_swin import (
 )
 from tests.networks.contract import NetContract
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WIDTHS = (16, 32, 8)  # of a generator of 16 x 16, the least with shifted windows
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def rand(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,16 +13,10 @@ from custom_nets.networks import TransMRSR, style_swin
 from custom_nets.networks.transmrsr import PatchMerging, SwinBlock, drawn_to_centroids, modulated
 from tests.networks.contract import NetContract
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL: dict[str, Any] = {"size": 16, "channels": (16, 32, 16), "style_dim": 8}
 SHIFTED: dict[str, Any] = {"size": 32, "channels": (16, 32, 32, 16), "style_dim": 8}  # levels with shifted windows
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def rand(*shape: int, seed: int = 0) -> torch.Tensor:
