@@ -183,7 +183,7 @@ class ImplicitVolumeInferer(Inferer):
 
     # ---- MONAI's interface ----
 
-    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+    def __call__(self, inputs: Any, network: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Sample every channel (time point) of every item on the output grid.
 
         Args:

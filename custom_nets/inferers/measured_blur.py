@@ -152,7 +152,7 @@ class MeasuredBlur:
     said_by: str
     deviation: float | None = None
 
-    def transfer(self, scale: Sequence[float]) -> torch.Tensor:
+    def transfer(self, scale: Sequence[float] | NDArray[Any]) -> torch.Tensor:
         """[3, 2] for the network: see :meth:`PointSpread.transfer`; not a number where an axis that is made finer is
         not known, or an estimate is too unsure to be told."""
         if (self.deviation or 0.0) > _UNSURE:
@@ -163,12 +163,12 @@ class MeasuredBlur:
         ]
         return torch.tensor(rows, dtype=torch.float32)
 
-    def measured_mm(self, spacing_mm: Sequence[float]) -> list[float]:
+    def measured_mm(self, spacing_mm: Sequence[float] | NDArray[Any]) -> list[float]:
         """Resolution along each axis, of voxels stored with ``spacing_mm``."""
         widths = [1.0 if spread is None else spread.thickness for spread in self.spreads]
         return [float(s / share * w) for s, share, w in zip(spacing_mm, self.shares, widths, strict=True)]
 
-    def sentence(self, spacing_mm: Sequence[float]) -> str:
+    def sentence(self, spacing_mm: Sequence[float] | NDArray[Any]) -> str:
         """For people: what was measured, in mm, and who says so."""
         spread = next((s for s in self.spreads if s is not None and s.profile), None)
         who = {
@@ -183,7 +183,7 @@ class MeasuredBlur:
         measured = " x ".join(f"{m:.2g}" for m in self.measured_mm(spacing_mm))
         return f"measured resolution {measured} mm ({note}){kind}, {who}"
 
-    def record(self, spacing_mm: Sequence[float]) -> dict[str, Any]:
+    def record(self, spacing_mm: Sequence[float] | NDArray[Any]) -> dict[str, Any]:
         """For the JSON record."""
         return {
             "sentence": self.sentence(spacing_mm),

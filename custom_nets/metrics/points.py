@@ -40,7 +40,7 @@ class PointPSNR(MeanMetric):
         """Take what is needed from batch and output: ignite hands over the output alone."""
         batch: Any = engine.state.batch
         output: Any = engine.state.output
-        kept = slice(None)
+        kept: Any = slice(None)
         if self.profile is not None:
             kept = [i for i, name in enumerate(batch["profile"]) if name == self.profile]
         cases = (output["pred"], output["label"], batch["bspline"].to(output["pred"]), batch["scale"])

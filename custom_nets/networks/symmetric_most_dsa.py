@@ -179,11 +179,12 @@ class SymmetricMoStDSA(nn.Module):
         self.output = head(pair_width, 8)
         self.correction = head(pair_width, 4)
         # how much a given motion is believed: where it brings the frames nearer, is the same both ways, and goes on
-        self.trust = nn.Conv2d(3, 1, 1) if flow else nn.Identity()
+        self.trust: nn.Module = nn.Identity()
         if flow:
-            nn.init.constant_(self.trust.bias, -0.5)
+            self.trust = trust = nn.Conv2d(3, 1, 1)
             with torch.no_grad():
-                self.trust.weight.copy_(torch.tensor([30.0, -4.0, -8.0]).reshape(1, 3, 1, 1))
+                trust.weight.copy_(torch.tensor([30.0, -4.0, -8.0]).reshape(1, 3, 1, 1))
+                trust.bias.fill_(-0.5)  # type: ignore[union-attr]
         # further motions: smooth ones, found at 1/8 of the size; how they show; what is taken of them
         more = self.motions > 1
         self.layer_motion = head(w3, 4, std=1e-3, bias=False) if more else nn.Identity()

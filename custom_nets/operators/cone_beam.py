@@ -62,7 +62,7 @@ class ConeBeamOperator:
         vectors: ArrayLike,
         panel_shape: Sequence[int],
         volume_shape: Sequence[int],
-        spacing_mm: Sequence[float],
+        spacing_mm: ArrayLike,
         memory_gb: float = 0.5,
     ) -> None:
         self.vectors = np.atleast_2d(np.asarray(vectors, np.float64))
@@ -73,7 +73,7 @@ class ConeBeamOperator:
         self.spacing_mm = np.asarray(spacing_mm, np.float64)
         if len(self.volume_shape) != 3 or self.spacing_mm.shape != (3,) or not (self.spacing_mm > 0).all():
             raise ValueError(
-                f"a volume needs three sizes and three spacings above 0 mm, got {volume_shape} and {spacing_mm}."
+                f"a volume needs three sizes and three spacings above 0 mm, got {volume_shape} and {spacing_mm!r}."
             )
         self.memory_gb = memory_gb
 
@@ -220,7 +220,7 @@ class SupportOperator:
     def __init__(
         self,
         volume_shape: Sequence[int],
-        spacing_mm: Sequence[float],
+        spacing_mm: ArrayLike,
         panel_shape: Sequence[int],
         voxels: torch.Tensor,
         memory_gb: float = 2.0,

@@ -31,7 +31,7 @@ def find_acquisitions(input: str | Path | Sequence[str | Path]) -> list[dict[str
     if isinstance(input, str | Path):
         path = existing_path(input)
         if path.suffix.lower() == ".json" and path.is_file():
-            named = from_json(path)
+            named = from_json(path, None, existing_path)
         elif path.is_dir() and not _is_acquisition(path):
             named = {p: "" for p in sorted(path.iterdir()) if not p.name.startswith(".") and _is_acquisition(p)}
         else:

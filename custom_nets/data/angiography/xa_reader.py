@@ -86,7 +86,7 @@ def read_xa(
         dataset=_header_only(first),
         sources=tuple((str(d.get("SOPClassUID", "")), str(d.get("SOPInstanceUID", ""))) for d in datasets),
         shutter=_shutter(first),
-        padding=None if padding is None else padding[0].any(0),
+        padding=None if padding is None else np.asarray(padding[0].any(0)),
         padding_value=0.0 if padding is None else float(padding[1]),
     )
     return make_run(
@@ -116,7 +116,7 @@ def _check_count(datasets: Sequence[Any], count: int, path: Path) -> None:
 
 
 def _times(
-    datasets: Sequence[Any], count: int, path: Path, times_s: Sequence[float] | NDArray | None, step_s: float | None
+    datasets: list[Any], count: int, path: Path, times_s: Sequence[float] | NDArray | None, step_s: float | None
 ) -> tuple[Sequence[float] | NDArray, str, list[str]]:
     """Times of the frames as given, or as the file says; what they are from; and notes."""
     if times_s is not None:

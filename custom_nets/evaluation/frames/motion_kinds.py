@@ -43,7 +43,7 @@ def turning_times(simulator: DSASimulator, frames: int, degrees: float, first_s:
     speed = abs(simulator.settings.rotation_deg_s)
     if not speed:
         raise ValueError("the C-arm of this simulator stands: take DSASettings.random(seed, 'rotational').")
-    return first_s + degrees / speed * np.arange(frames)
+    return first_s + degrees / speed * np.arange(frames, dtype=np.float64)
 
 
 def measure(

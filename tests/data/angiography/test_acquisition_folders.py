@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from custom_nets.data.angiography.acquisition_folders import read_togs_folder, read_vpal_folder
+from custom_nets.data.angiography.acquisition_list import find_acquisitions
 from tests.tools.acquisition_writer import OFFSET, SAD, SID, SIZE, SPACING, transforms, write_togs, write_vpal
 
 STACK = np.random.default_rng(0).normal(0.2, 0.3, (5, *SIZE)).astype(np.float32)
@@ -175,3 +176,13 @@ def test_togs_mistakes(tmp_path):
     (tmp_path / "r_1.png").unlink()
     with pytest.raises(FileNotFoundError, match="r_1.png does not exist"):
         read_togs_folder(tmp_path, duration_s=5)
+
+
+def test_a_datalist_names_acquisitions(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "transforms.json").write_text("{}")
+    entries = [{"image": "b", "case": "second"}, "a"]
+    (tmp_path / "list.json").write_text(json.dumps({"test": entries}))
+    found = find_acquisitions(tmp_path / "list.json")
+    assert found == [{"image": str(tmp_path / "a"), "case": "a"}, {"image": str(tmp_path / "b"), "case": "second"}]
