@@ -10,6 +10,7 @@ import hashlib
 import multiprocessing
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +19,11 @@ import numpy as np
 import pytest
 
 from custom_nets.utils.record import file_record
+from tests.tools.identities import found_in
 
 KILLS = int(os.environ.get("KILLS", 0))
 LIMIT_S = 300.0
+NAMED = "records of QDOEX"  # whose name must stand in nothing that a killed process leaves
 
 # children are forked from a process that has imported all of this, and has done nothing
 PRELOADED = ["tests.test_kills", "tests.bundles.test_arssr_training", "tests.bundles.test_many_studies"]
@@ -31,7 +34,7 @@ def inference(folder: Path) -> None:
     from tests.bundles.runner import infer
     from tests.bundles.test_many_studies import ARSSR
 
-    infer(ARSSR, folder / "in", folder / "out", scale=2, checkpoint=folder / "tiny.pt", preview=True)
+    infer(ARSSR, folder / NAMED, folder / "out", scale=2, checkpoint=folder / "tiny.pt", preview=True)
 
 
 def training(folder: Path) -> None:
@@ -97,8 +100,9 @@ def prepared(kind: str, folder: Path) -> Path:
 
     folder.mkdir()
     (folder / "out").mkdir()
+    (folder / "tmp").mkdir()
     if kind == "inference":
-        studies(folder / "in", 2)
+        studies(folder / NAMED, 2)
     elif kind == "training":
         (folder / "heads").mkdir()
         for seed in range(2):
@@ -120,6 +124,7 @@ WORKS: dict[str, Callable[[Path], None]] = {
 
 def work_in(kind: str, folder: str) -> None:
     os.setpgid(0, 0)
+    tempfile.tempdir = str(Path(folder) / "tmp")
     WORKS[kind](Path(folder))
 
 
@@ -192,6 +197,7 @@ def test_killed_and_started_again(kind, tmp_path):
         folder = prepared(kind, tmp_path / f"killed{number}")
         for _ in range(max(1, kills // rounds)):
             run(kind, folder, kill_after_s=float(rng.uniform(0.02, took)))
+            assert found_in(folder / "out", ["qdoex"]) == found_in(folder / "tmp", ["qdoex"]) == []
         run(kind, folder)
         assert end_of(kind, folder) == wanted
         assert [path for path in folder.rglob(".part-*")] == []

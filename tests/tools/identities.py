@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import bz2
-import gzip
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 __all__ = ["contents", "found_in"]
@@ -16,7 +17,7 @@ def contents(path: Path) -> Iterator[bytes]:
     data = path.read_bytes()
     yield data
     if data[:2] == b"\x1f\x8b":
-        yield gzip.decompress(data)
+        yield zlib.decompressobj(31).decompress(data)  # what a killed process left may be cut
     elif data[:3] == b"BZh":
         yield bz2.decompress(data)
     elif zipfile.is_zipfile(path):
@@ -26,7 +27,7 @@ def contents(path: Path) -> Iterator[bytes]:
     elif data[:8] == b"\x89PNG\r\n\x1a\n":
         from PIL import Image
 
-        with Image.open(path) as picture:
+        with suppress(OSError, SyntaxError), Image.open(path) as picture:
             picture.load()
             yield repr(picture.info).encode()
 

@@ -258,7 +258,7 @@ def _draw(folder: Path, output: Mapping[str, Any]) -> None:
     left: LeaveOut = output["image"]
     run, k = left.run, output["most_change"]
     case, number = output["record"]["case"], left.missing
-    what = f"{case}, {number} missing"
+    what = f"{number} missing"  # not the case: pictures leave the machine, where their files get other names
     stem = f"{case}_N{number}"
     index = int(left.targets[k])
     keys = {name: key for key, name in METHODS.items()}

@@ -180,7 +180,7 @@ class EvaluationReport(Report):
 
 
 def draw_item(path: Path, item: Mapping[str, Any]) -> None:
-    """Input, B-spline, ours, truth and the errors in three planes."""
+    """Input, B-spline, ours, truth and the errors in three planes; without the case, as pictures leave the machine."""
     from custom_nets.visualize.volumes import comparison_figure
 
     record = item["record"]
@@ -195,7 +195,7 @@ def draw_item(path: Path, item: Mapping[str, Any]) -> None:
         {_caption(name): volume for name, volume in shown.items()},
         mask=item["scored_mask"],
         psnr_db={_caption(name): value for name, value in psnr.items()},
-        title=f"{record['case']}, {record['degradation']}: PSNR in the brain mask",
+        title=f"{record['degradation']}: PSNR in the brain mask",
     )
 
 

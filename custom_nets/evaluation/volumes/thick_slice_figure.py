@@ -149,5 +149,5 @@ def draw_item(path: Path, item: Mapping[str, Any]) -> None:
         tissue_maps=item.get("tissue_maps"),
         captions=captions,
         focus=focus,
-        title=f"{record['case']}, {record['degradation']}: voxels of {thickness} mm",
+        title=f"{record['degradation']}: voxels of {thickness} mm",
     )
