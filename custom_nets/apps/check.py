@@ -58,16 +58,23 @@ class Study:
     what: str = ""
 
 
-def find_studies(path: Path) -> Iterator[Study]:
-    """What a file is; of a folder each series, run and image in it and below."""
+def find_studies(path: Path, within: frozenset[Path] = frozenset()) -> Iterator[Study]:
+    """What a file is; of a folder each series, run and image in it and below.
+
+    Args:
+        within: folders that this one lies in, as links may lead back to them.
+    """
     if path.is_dir():
+        if path.resolve() in within:
+            return
+        within |= {path.resolve()}
         yield from _dicom_studies(path, list(dicom_files(path)))
         yield from _picture_studies(path)
         for entry in sorted(path.iterdir()):
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                yield from find_studies(entry)
+                yield from find_studies(entry, within)
             elif not is_dicom_file(entry) and entry not in picture_files(path):
                 yield from _file(entry)
     elif is_dicom_file(path):

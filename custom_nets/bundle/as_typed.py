@@ -137,6 +137,17 @@ def _kept(value: Any, parser: ConfigParser, typed: bool) -> Any:
     if not isinstance(value, str):
         return value
     there = os.path.lexists(value)
-    if not there and (value.startswith(("$", "%")) or (value.startswith("@") and value[1:] in parser)):
+    if not there and _in_configs_language(value, parser, typed):
         return value
     return as_text(value if there or typed else value.replace("::", "#"))
+
+
+def _in_configs_language(value: str, parser: ConfigParser, typed: bool) -> bool:
+    """Whether a text is meant for the config's parser: in a config whatever begins so; typed, what it can make
+    something of: "$" with a reference, a call, a text or an index, "%" with a file or an id that is there."""
+    if value.startswith("@"):
+        return value[1:] in parser
+    if value.startswith("%"):
+        file, _, _ = value[1:].partition("::")
+        return not typed or os.path.isfile(file) or value[1:] in parser
+    return value.startswith("$") and (not typed or bool(set(value) & set("@(['\"")))

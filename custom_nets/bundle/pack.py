@@ -24,7 +24,7 @@ from monai.bundle import ConfigParser
 
 from custom_nets import bundle_root
 from custom_nets.bundle.folder import WEIGHTS, find_bundles
-from custom_nets.utils.files import new_file
+from custom_nets.utils.files import as_typed, new_file
 from custom_nets.utils.record import file_record, git_revision
 
 __all__ = ["LARGEST_FILE", "PERSONAL_PATH", "bundle_files", "bundle_folder", "bundle_name", "pack"]
@@ -45,7 +45,7 @@ def bundle_folder(bundle: str) -> Path:
         FileNotFoundError: there is no such bundle.
         ValueError: a folder that is no bundle; the message says what it lacks.
     """
-    folder = Path(bundle).expanduser()
+    folder = as_typed(bundle)
     if not folder.is_dir():
         if len(folder.parts) != 1:
             known = ", ".join(path.name for path in find_bundles()) or "none here"

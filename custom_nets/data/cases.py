@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from custom_nets.data.dicom.files import dicom_files, holds_dicom, is_dicom_file, series_files
-from custom_nets.utils.files import read_json
+from custom_nets.utils.files import as_typed, read_json
 
 __all__ = ["IMAGE_SUFFIXES", "case_name", "existing_path", "find_cases", "from_json", "input_files", "unique_names"]
 
@@ -20,7 +20,7 @@ IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nii.bz2", ".mgz", ".mgh")
 
 def case_name(path: str | Path) -> str:
     """File name without its image suffix; for a DICOM series (folder, or a file in it) the folder's name."""
-    path = Path(os.path.abspath(Path(path).expanduser()))  # links are called by their own name
+    path = Path(os.path.abspath(as_typed(path)))  # links are called by their own name
     if path.is_dir():
         return path.name or "volume"
     if path.is_file() and is_dicom_file(path):
@@ -81,7 +81,7 @@ def existing_path(path: str | Path) -> Path:
     """The path, after a look whether it is there."""
     if not isinstance(path, (str, Path)) or not str(path).strip():
         raise ValueError(f"a path is needed, got {path!r}: --input names an image file, a DICOM series or a folder.")
-    found = Path(path).expanduser()
+    found = as_typed(path)
     if not found.exists():
         raise FileNotFoundError(f"{path} does not exist (current folder: {Path.cwd()}).")
     return found
@@ -150,9 +150,11 @@ def from_json(path: Path, section: str | None, check: Callable[[str | Path], Pat
         image = entry.get("image") if isinstance(entry, dict) else entry
         if not isinstance(image, str):
             raise ValueError(f"{path}: every entry must be a path or {{'image': path}}, got {entry!r}.")
-        case = str(entry.get("case", "")) if isinstance(entry, dict) else ""
+        case = entry.get("case") if isinstance(entry, dict) else None
         # a case names files, so it must not lead into another folder
-        named[check(path.parent / Path(image).expanduser())] = case.replace("/", "_").replace("\\", "_")
+        named[check(as_typed(image, path.parent))] = (
+            "" if case is None else str(case).replace("/", "_").replace("\\", "_")
+        )
     return named
 
 

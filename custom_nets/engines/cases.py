@@ -24,7 +24,7 @@ from custom_nets.data.whole_files import file_state
 from custom_nets.engines.case_summary import FAILED, SKIPPED, SUMMARY, CaseResult, write_summary
 from custom_nets.geometry import Grid
 from custom_nets.utils.errors import root_cause
-from custom_nets.utils.files import absolute, check_writable, data_bytes, remove_old_parts, same_file
+from custom_nets.utils.files import PART, absolute, as_typed, check_writable, data_bytes, remove_old_parts, same_file
 from custom_nets.utils.processes import StoreGroup, process_rank, share
 from custom_nets.utils.record import file_record
 from custom_nets.utils.text import one_line
@@ -188,6 +188,8 @@ class CaseEvaluator(SupervisedEvaluator):
         taken = {SUMMARY: "the summary"}
         for case in cases:
             name = self.record_of(case).name.casefold()  # as a file system may see it
+            if name.startswith(PART):
+                raise ValueError(f"case '{case}' has a name of parts of files, which are removed: give it another.")
             if name in taken:
                 raise ValueError(
                     f"case '{case}' and {taken[name]} would be written to the same file "
@@ -202,7 +204,7 @@ class CaseEvaluator(SupervisedEvaluator):
             ValueError: names both.
         """
         read = [Path(item["image"]) for item in items if isinstance(item["image"], str | Path)]
-        read += [Path(str(other)).expanduser() for other in self.also_read() if other]
+        read += [as_typed(str(other)) for other in self.also_read() if other]
         inside = [file for path in read if path.is_dir() for file in path.iterdir()]
         taken = {identity: path for path in (*read, *inside) if (identity := _identity(path)) is not None}
         for item in items:

@@ -23,7 +23,7 @@ from custom_nets.geometry.cone_beam import ConeBeam
 from custom_nets.metrics.reconstruction import view_scores
 from custom_nets.networks.layers.attenuation_field import AttenuationField
 from custom_nets.operators.cone_beam import view_vectors
-from custom_nets.utils.files import part_path
+from custom_nets.utils.files import as_typed, part_path
 
 __all__ = ["Reconstruction", "ReconstructionInferer", "load_fit", "save_fit"]
 
@@ -284,7 +284,7 @@ def load_fit(
         ValueError: no such file, of another method, or of another acquisition.
     """
     try:
-        content = torch.load(Path(path).expanduser(), map_location="cpu", weights_only=True)
+        content = torch.load(as_typed(path), map_location="cpu", weights_only=True)
         method = content["method"] if content["format"] == _FORMAT else None
     except Exception as error:  # whatever a broken file brings up
         raise ValueError(f"{path} is no saved fit: {' '.join(str(error).split())[:200]}") from error

@@ -20,7 +20,9 @@ import numpy as np
 import torch
 
 __all__ = [
+    "PART",
     "absolute",
+    "as_typed",
     "check_name",
     "check_zip",
     "data_bytes",
@@ -40,14 +42,20 @@ __all__ = [
 ]
 
 
-_PART = ".part-"
+PART = ".part-"  # how what is not whole yet is called
 _LONGEST_NAME = 255  # bytes, of usual file systems
 _REUSED_S = 24 * 3600.0  # a living process that wrote nothing for so long only has the number of the one that did
 
 
 def absolute(path: str | os.PathLike) -> str:
     """A path that says the same in whatever folder it is read."""
-    return os.path.abspath(Path(path).expanduser())
+    return os.path.abspath(as_typed(path))
+
+
+def as_typed(path: str | os.PathLike, folder: str | os.PathLike = "") -> Path:
+    """The path (that begins in ``folder``); a "~" is the home folder only where nothing has just that name."""
+    literal = Path(folder) / path
+    return literal if os.path.lexists(literal) else Path(folder) / Path(path).expanduser()
 
 
 def files_of(path: Path) -> list[Path]:
@@ -82,7 +90,7 @@ def part_path(path: str | os.PathLike) -> Path:
     The suffix stays, as writers choose the format by it.
     """
     path = Path(path)
-    return path.with_name(_fitting(f"{_PART}{_machine()}-{os.getpid()}-", path.name))
+    return path.with_name(_fitting(f"{PART}{_machine()}-{os.getpid()}-", path.name))
 
 
 def _fitting(prefix: str, name: str) -> str:
@@ -115,7 +123,7 @@ def remove_old_parts(folder: str | os.PathLike, age_s: float = 3600.0, of: str =
         What was removed.
     """
     removed = []
-    for path in Path(folder).glob(f"{_PART}*"):
+    for path in Path(folder).glob(f"{PART}*"):
         if path.name.endswith(of) and _is_left(path, age_s):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
             removed.append(path)
@@ -161,7 +169,7 @@ def is_dead(mark: str) -> bool:
     return False
 
 
-def _is_left(path: Path, age_s: float, prefix: str = _PART) -> bool:
+def _is_left(path: Path, age_s: float, prefix: str = PART) -> bool:
     """Whether nobody will finish a part."""
     try:
         unchanged_s = time.time() - path.lstat().st_mtime
@@ -235,9 +243,17 @@ def read_json(path: str | os.PathLike) -> Any:
     """
     content = Path(path).read_bytes()
     try:
-        return json.loads(content)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        return json.loads(content, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}.") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key '{next(name for name in names if names.count(name) > 1)}' stands in it twice")
+    return found
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -261,7 +277,7 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     if path.parent.is_dir():
         remove_old_parts(path.parent, of=f"-{path.name}")
     part = part_path(path)
-    old = part.with_name(_fitting(f"{_PART}{_machine()}-{os.getpid()}-old-", path.name))
+    old = part.with_name(_fitting(f"{PART}{_machine()}-{os.getpid()}-old-", path.name))
     for left in (part, old):  # by a process of the same number that was killed
         shutil.rmtree(left, ignore_errors=True)
     try:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from custom_nets._moved import moved_name
-from custom_nets.utils.files import files_of
+from custom_nets.utils.files import as_typed, files_of
 
 __all__ = ["environment", "file_record", "git_revision", "peak_memory_gib", "shareable", "shareable_options"]
 
@@ -104,7 +104,7 @@ def shareable_options(options: Mapping[str, Any]) -> dict[str, Any]:
     like = options.get("like")
     if not isinstance(like, str | os.PathLike) or not like:
         return dict(options)
-    return {**options, "like": f"sha256:{file_record(Path(like).expanduser())['sha256']}"}
+    return {**options, "like": f"sha256:{file_record(as_typed(like))['sha256']}"}
 
 
 def peak_memory_gib() -> float:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from custom_nets.apps.check import main
+from custom_nets.apps.check import find_studies, main
 from tests.tools.field_files import frames, head, mr_series, put_text, xa_file
 
 
@@ -75,6 +75,13 @@ def test_each_series_of_a_folder_is_a_study(tmp_path: Path, capsys) -> None:
     main([str(tmp_path), "--json"])
     studies = json.loads(capsys.readouterr().out)
     assert {(s["series_description"], s["shape"][2]) for s in studies} == {("one", 6), ("two", 5)}
+
+
+def test_links_that_lead_back_are_followed_once(tmp_path: Path) -> None:
+    mr_series(tmp_path / "a", head((10, 12, 6)))
+    (tmp_path / "a" / "back").symlink_to(tmp_path)
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    assert [study.path.name for study in find_studies(tmp_path)] == ["a", "b"]
 
 
 @pytest.mark.parametrize(("name", "words"), [("nowhere", "does not exist"), ("", "nothing to read")])

@@ -28,6 +28,7 @@ CONFIG = {
     "initialize": ["$custom_nets.bundle.check_config()", "$[@input, @output_dir]"],
 }
 ODD = ["data#2", "a#b#c.nii.gz", "2020_01_02", "1e3", "None", "True", "0x10", "[a]", "{x}", "@home", "50%", "null"]
+ODD += ["$x_o", "$1+1", "~root"]
 ODD += ['it\'s "#1"', "ü#\n", "a@#b"]
 
 

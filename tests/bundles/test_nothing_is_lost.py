@@ -77,6 +77,12 @@ def test_a_postfix_stays_in_the_folder(postfix, folder, weights, tmp_path):
 # ---- what is there already ----
 
 
+def test_a_result_is_not_called_as_parts_are(folder, weights, tmp_path):
+    """They are removed when they are old."""
+    scan = (folder / "sub-00.nii.gz").rename(folder / ".part-a.nii.gz")
+    assert "a name of parts of files" in message_of(scan, tmp_path / "out", checkpoint=weights)
+
+
 def test_a_changed_input_is_not_done(folder, weights, tmp_path):
     scan, out = folder / "sub-00.nii.gz", tmp_path / "out"
     infer(scan, out, checkpoint=weights)

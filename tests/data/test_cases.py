@@ -72,6 +72,9 @@ def test_json_datalist(tmp_path):
     assert names(find_cases(path)) == ["x_first", "b"]
     path.write_text(json.dumps({"name": "mine", "testing": [{"image": "data/a.nii"}]}))
     assert names(find_cases(path)) == ["a"]
+    touch(tmp_path, "~root/c.nii")
+    path.write_bytes(json.dumps(["~root/c.nii", {"image": "data/a.nii", "case": None}]).encode("utf-16"))
+    assert names(find_cases(path)) == ["a", "c"]
     path.write_text(json.dumps({"training": ["data/a.nii"], "testing": ["data/b.nii"]}))
     assert names(find_cases(path, section="testing")) == ["b"]
     with pytest.raises(ValueError, match=r"has the lists \['testing', 'training'\]: name one"):
@@ -80,7 +83,8 @@ def test_json_datalist(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "not valid JSON"), ("3", "must hold a list"), ("[3]", "every entry must be"), ("[]", "nothing to read")],
+    [("{", "not valid JSON"), ("3", "must hold a list"), ("[3]", "every entry must be"), ("[]", "nothing to read")]
+    + [('{"a": ["x"], "a": ["y"]}', "the key 'a' stands in it twice"), (f"[{'9' * 5000}]", "list.json is not valid")],
 )
 def test_bad_json(tmp_path, content, message):
     (tmp_path / "list.json").write_text(content)

@@ -18,7 +18,7 @@ from custom_nets.data.angiography.acquisition_folders import (
 from custom_nets.data.angiography.acquisition_xa import XAOptions, read_xa_acquisition
 from custom_nets.data.angiography.views import Acquisition, default_volume
 from custom_nets.data.dicom.files import holds_dicom, is_dicom_file
-from custom_nets.utils.files import new_file
+from custom_nets.utils.files import as_typed, new_file
 
 __all__ = ["read_acquisition", "read_npz_acquisition", "write_npz_acquisition"]
 
@@ -58,7 +58,7 @@ def read_acquisition(
         FileNotFoundError: no such path, or a file of it is missing.
         ValueError: not an acquisition, or not enough is known about it; the message says what to do.
     """
-    found = Path(path).expanduser()
+    found = as_typed(path)
     if not found.exists():
         raise FileNotFoundError(f"{found} does not exist.")
     if times_s is not None and duration_s is not None:

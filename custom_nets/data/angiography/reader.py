@@ -24,6 +24,7 @@ from custom_nets.data.angiography.xa_reader import frame_count, read_xa, run_hea
 from custom_nets.data.cases import existing_path, from_json, unique_names
 from custom_nets.data.dicom.elements import text_of
 from custom_nets.data.dicom.files import dicom_files, holds_dicom, is_dicom_file
+from custom_nets.utils.files import as_typed
 
 __all__ = ["find_runs", "read_angiography", "run_name"]
 
@@ -98,7 +99,7 @@ def _given_step(times_s: object, fps: float | None, frame_time_ms: float | None)
 
 def run_name(path: str | Path) -> str:
     """Name of a run: of its folder, or of its file without suffix."""
-    path = Path(os.path.abspath(Path(path).expanduser()))
+    path = Path(os.path.abspath(as_typed(path)))
     if path.is_dir():
         return path.name or "run"
     for suffix in (*_NIFTI[::-1], *_NUMPY, *PICTURE_SUFFIXES, ".dcm", ".dicom", ".ima"):

@@ -12,7 +12,7 @@ import numpy as np
 from custom_nets.data.angiography.file_readers import natural_key
 from custom_nets.data.angiography.reader import find_runs
 from custom_nets.data.datalist import Item, load_datalist
-from custom_nets.utils.files import read_json
+from custom_nets.utils.files import as_typed, read_json
 
 __all__ = ["number_repeats", "patient_of", "published_tuples", "read_simulated", "training_runs"]
 
@@ -40,7 +40,7 @@ def training_runs(source: str | Path, weight: float = 1.0) -> list[Item]:
     Raises:
         FileNotFoundError, ValueError: nothing there, or a list that is not one.
     """
-    source = Path(source).expanduser()
+    source = as_typed(source)
     if not source.is_dir():
         return load_datalist(source, folders=True)
     if (source / "datalist.json").is_file():

@@ -36,6 +36,11 @@ def check_grey(header: Any, path: Path) -> None:
             f"{path} is {kind or 'an image'} with {samples or 1:g} samples per pixel ({what}): one grey value per "
             "pixel (MONOCHROME1 or MONOCHROME2) is needed. Export the original images."
         )
+    if text_of(header, "PixelPresentation") in ("COLOR", "MIXED", "TRUE_COLOR"):
+        raise ValueError(
+            f"{path} is grey with some pixels in colour (PixelPresentation {header.PixelPresentation}), whose values "
+            "are no intensities. Export the images without the colour map."
+        )
 
 
 def decode_pixels(path: Path, dataset: Any = None, notes: set[str] | None = None) -> NDArray[Any]:

@@ -31,7 +31,7 @@ _HEADER_TAGS = [
     "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient",
     "PixelSpacing", "SliceThickness", "RescaleSlope", "RescaleIntercept", "BitsStored", "PixelRepresentation",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "PhotometricInterpretation",
-    "AcquisitionMatrix", "MRAcquisitionType",
+    "PixelPresentation", "AcquisitionMatrix", "MRAcquisitionType",
 ]  # fmt: skip
 
 

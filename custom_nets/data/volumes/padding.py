@@ -19,7 +19,8 @@ from custom_nets.geometry import Grid
 __all__ = ["Padding", "find_padding", "measured_box", "padding_on"]
 
 _WITHIN = 0.01  # a padding value no further from the signal than this share of its range is a background like others
-_LEAST_SHARE = 0.01  # of all voxels: a border that no header names must be as large
+_MOST_KINDS = 3  # values that may stand for padding in one volume
+_LEAST_SHARE = 0.001  # of all voxels: a border that no header names must be as large
 _SIGNAL = 0.1  # of the intensity range: air is below
 _CUT = 0.2  # share of the voxels beside padding that show signal, from which on it cuts the head off
 
@@ -43,7 +44,8 @@ def find_padding(volume: NDArray[np.floating], named: NDArray[np.bool_] | None =
     """Find what is no signal in a volume [x, y, z].
 
     That is what the header names, if its value lies outside of the signal's range; and, named by nobody, what touches
-    the faces of the volume and is NaN, or has one value that is further from all others than these are apart.
+    the faces of the volume and is NaN, or has one value that is further from all others than these are apart. Several
+    of these are taken together, and the first one's value stands for all.
 
     Args:
         named: voxels that have the header's padding value.
@@ -51,21 +53,34 @@ def find_padding(volume: NDArray[np.floating], named: NDArray[np.bool_] | None =
     Returns:
         None where all voxels are signal (zero is a background like others).
     """
-    invalid = np.isnan(volume)
+    parts: list[Padding] = []
+    hidden = np.zeros(volume.shape, dtype=bool)
+    while len(parts) < _MOST_KINDS and (part := _next_padding(volume, hidden, named)) is not None:
+        parts.append(part)
+        hidden |= part.mask
+    return Padding(hidden, parts[0].value, "; ".join(part.note for part in parts)) if parts else None
+
+
+def _next_padding(
+    volume: NDArray[np.floating], hidden: NDArray[np.bool_], named: NDArray[np.bool_] | None
+) -> Padding | None:
+    """One kind of padding among what is not ``hidden`` yet."""
+    invalid = np.isnan(volume) & ~hidden
     if invalid.any():
-        return Padding(invalid, float("nan"), _note("NaN", invalid)) if _is_border(invalid) else None
-    if named is not None and named.any() and not named.all():
-        value, signal = float(volume[named].flat[0]), volume[~named]
+        return Padding(invalid, float("nan"), _note("NaN", invalid)) if _is_border(invalid, hidden) else None
+    if named is not None and (mask := named & ~hidden).any() and not (mask | hidden).all():
+        value, signal = float(volume[mask].flat[0]), volume[~(mask | hidden)]
         low, high = float(signal.min()), float(signal.max())
         if not low - _WITHIN * (high - low) <= value <= high + _WITHIN * (high - low):
-            return Padding(named, value, _note(f"PixelPaddingValue ({value:g})", named))
-    for extreme in (float(volume.min()), float(volume.max())):
-        mask = volume == extreme
-        if extreme == 0 or mask.all() or mask.mean() < _LEAST_SHARE:
+            return Padding(mask, value, _note(f"PixelPaddingValue ({value:g})", mask))
+    rest = volume[~hidden]
+    for extreme in (float(rest.min()), float(rest.max())):
+        mask = (volume == extreme) & ~hidden
+        if extreme == 0 or (mask | hidden).all() or mask.mean() < _LEAST_SHARE:
             continue
-        signal = volume[~mask]
+        signal = volume[~(mask | hidden)]
         low, high = float(signal.min()), float(signal.max())
-        if max(low - extreme, extreme - high) > high - low > 0 and _is_border(mask):
+        if max(low - extreme, extreme - high) > high - low > 0 and _is_border(mask, hidden):
             return Padding(mask, extreme, _note(f"a border of {extreme:g}, far outside of all other values,", mask))
     return None
 
@@ -76,9 +91,9 @@ def _note(what: str, mask: NDArray[np.bool_]) -> str:
     )
 
 
-def _is_border(mask: NDArray[np.bool_]) -> bool:
-    """Whether the mask is large and hangs together with the faces of the volume, all of it."""
-    if mask.all() or mask.mean() < _LEAST_SHARE:
+def _is_border(mask: NDArray[np.bool_], hidden: NDArray[np.bool_]) -> bool:
+    """Whether the mask is large and, with what is ``hidden``, hangs together with the faces of the volume."""
+    if mask.mean() < _LEAST_SHARE or (mask := mask | hidden).all():
         return False
     from scipy.ndimage import label
 

@@ -33,6 +33,7 @@ from custom_nets.geometry import Grid
 from custom_nets.metrics import image_quality as iq
 from custom_nets.operators.scipy_resampling import BASELINES, inside_field_of_view
 from custom_nets.transforms.degradation import DegradeVolumed
+from custom_nets.utils.files import as_typed
 
 __all__ = [
     "METHODS",
@@ -118,7 +119,7 @@ def evaluation_items(
     if set(masks) - names:
         raise ValueError(f"masks for unknown cases {sorted(set(masks) - names)}; the cases are {sorted(names)}.")
     for name, path in masks.items():
-        if not Path(path).expanduser().is_file():
+        if not as_typed(path).is_file():
             raise FileNotFoundError(f"the mask of case '{name}', {path}, does not exist.")
     return [{**item, "mask": masks[item["case"]]} if item["case"] in masks else item for item in items]
 

@@ -108,6 +108,14 @@ def test_a_border_that_no_header_names_is_found_in_nifti(save_nifti, value: floa
     assert image.meta["padding"].float().mean() == pytest.approx(np.mean(volume != VOLUME))
 
 
+def test_several_kinds_of_padding_and_a_few_voxels_are_found(save_nifti) -> None:
+    volume = VOLUME.astype(np.float32)
+    volume[:2], volume[:, -2:], volume[-1, 0, :2] = np.nan, -1000, 4000
+    image = load_volume(save_nifti(volume))
+    assert float(image.min()) == 0 and float(image.max()) == VOLUME[2:, :-2].max()
+    assert np.isnan(image.meta["padding_value"]) and image.meta["padding_note"].count("stands in") == 3
+
+
 def test_backgrounds_holes_and_lesions_are_no_padding(save_nifti) -> None:
     dark = np.where(VOLUME < 100, -1, VOLUME).astype(np.float32)
     for volume in (np.where(VOLUME < 100, 0, VOLUME), dark, VOLUME - 500):
@@ -179,6 +187,9 @@ def test_padding_lies_at_the_same_place_on_another_grid() -> None:
 def test_colour_numbers_are_refused(tmp_path: Path) -> None:
     mr_series(tmp_path, VOLUME, PhotometricInterpretation="PALETTE COLOR")
     with pytest.raises(ValueError, match="im000.dcm is PALETTE COLOR .*numbers of colours"):
+        load_volume(tmp_path)
+    mr_series(tmp_path, VOLUME, PixelPresentation="COLOR")
+    with pytest.raises(ValueError, match="some pixels in colour"):
         load_volume(tmp_path)
 
 
