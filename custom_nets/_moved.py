@@ -61,7 +61,7 @@ MODULES = {
     "data.xa_output": "data.angiography.xa_writer",
     "data.xa_times": "data.angiography.xa_times",
     "data_consistency": "operators.data_consistency",
-    "engines.published_planes": "networks.published_transmrsr",
+    "engines.published_planes": "networks.transmrsr",
     "export": "bundle.export",
     "handlers.gap_picture": "handlers.figures.frame_gaps",
     "handlers.sample_grid": "handlers.figures.sample_grid",

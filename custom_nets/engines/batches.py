@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from custom_nets.networks.published_transmrsr import published_units
+from custom_nets.networks.transmrsr import published_units
 
 __all__ = [
     "predict_gap",
