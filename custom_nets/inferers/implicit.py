@@ -22,11 +22,14 @@ from custom_nets.geometry import Grid, as_triple
 from custom_nets.inferers.measured_blur import BlurOptions, MeasuredBlur, to_measured
 from custom_nets.inferers.streaming import PlaneStreamer
 from custom_nets.operators.data_consistency import (
+    LARGEST_OVERREACH,
     LEAST_AGREEMENT,
     TOLERANCE,
     VolumeMeasurement,
     agreement,
     disagreement,
+    overreach,
+    too_wide,
 )
 from custom_nets.operators.interpolation import (
     apply_separable,
@@ -46,6 +49,7 @@ _PROCESS_BYTES = int(1.1 * _GIB)  # Python with torch, monai and itk loaded
 _ROWS = 8192  # points decoded at once on a CPU: their activations stay in its cache
 _ROWS_CUDA = 524288
 _STEPS = 20  # of the correction to what was measured
+_DAMPING = 0.05  # of the steps that follow where these do not suffice
 _ACTIVATION_BYTES = 24 * 2**20  # of one tensor on a CPU: larger ones leave the cache, and the allocator's reuse
 _ACTIVATION_BYTES_CUDA = 2**30
 
@@ -353,9 +357,19 @@ class ImplicitVolumeInferer(Inferer):
             strength *= share
         before = image - (strength * result + (1 - strength) * interpolated)
         rest, after = torch.zeros_like(image), before
-        if self.data_consistency:
+        consistent, reach = self.data_consistency, 0.0
+        if consistent:
             rest, after = slices.correction(before, TOLERANCE * span, _STEPS)
-        if strength < 1 or self.data_consistency:
+            reach = overreach(rest, before, slices.sample(out) - image)
+            consistent = reach <= LARGEST_OVERREACH
+            if not consistent:
+                said.append(too_wide(reach))
+                warnings.warn(said[-1], stacklevel=5)
+                rest, after = torch.zeros_like(rest), before
+            elif float(after.abs().max()) > TOLERANCE * span:
+                more, after = slices.correction(after, TOLERANCE * span, _STEPS, _DAMPING)
+                rest = rest + more
+        if strength < 1 or consistent:
             slices.add_interpolated(out, (1 - strength) * image + rest, strength)
         return {
             "strength": round(strength, 4),
@@ -363,7 +377,8 @@ class ImplicitVolumeInferer(Inferer):
             **({"warnings": said} if said else {}),
             "data_consistency": {
                 "asked_for": self.data_consistency,
-                "applied": self.data_consistency,
+                "applied": consistent,
+                "overreach": round(reach, 3),
                 "largest_deviation_before": float(before.abs().max()) / span,
                 "largest_deviation_after": float(after.abs().max()) / span,
                 "tolerance": TOLERANCE,

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from custom_nets.checkpoints import load_network
 from custom_nets.geometry import Grid
-from custom_nets.operators.blur_estimate import compare_axes, measured_share
+from custom_nets.operators.blur_estimate import compare_axes, measured_share, spectral_features
 from custom_nets.operators.slice_profile import PROFILES, PointSpread, degrade
 
-__all__ = ["BlurOptions", "MeasuredBlur", "to_measured"]
+__all__ = ["BlurOptions", "MeasuredBlur", "from_spectra", "to_measured"]
 
 _INTERPOLATED = 1.08  # measured over stored voxel from which on the scanner is said to have interpolated
+_CAUTION = 1.0  # standard deviations by which a blur is taken sharper than its spectra say: the lesser harm
+_SHARP = PointSpread("gaussian", 0.7)  # taken where nothing can be seen: hardly loses on any scan
 _UNSURE = 0.2  # standard deviation of the transfer at Nyquist beyond which an estimate is not told to the network
 
 
@@ -86,15 +91,19 @@ class BlurOptions:
             thick = _slice_axis(spacing) if named is None else named
         spreads: list[PointSpread | None] = [None, None, None]
         known = self._thickness(thick, meta)
+        said_by, deviation = "image", None
         if known is not None and (meta.get("acquisition_type") != "3D" or self.thickness_mm is not None):
             spreads[thick] = PointSpread("trapezoid", max(known / float(spacing[thick]), 0.05))
-            return MeasuredBlur((spreads[0], spreads[1], spreads[2]), shares, "header")
-        found = compare_axes(volume, spacing.tolist(), thick)
-        if found is None:
-            return MeasuredBlur((None, None, None), shares, "unknown")
-        spread, deviation = found
-        spreads[thick] = spread
-        return MeasuredBlur((spreads[0], spreads[1], spreads[2]), shares, "image", round(deviation, 3))
+            said_by = "header"
+        elif (found := compare_axes(volume, spacing.tolist(), thick)) is not None:
+            spreads[thick], deviation = found[0], round(found[1], 3)
+        guessed: list[float | None] = [None, None, None]
+        for axis in range(3) if named is None else (thick,):
+            if spreads[axis] is None:
+                spreads[axis], guessed[axis] = from_spectra(volume, axis, spacing.tolist())
+        return MeasuredBlur(
+            (spreads[0], spreads[1], spreads[2]), shares, said_by, deviation, (guessed[0], guessed[1], guessed[2])
+        )
 
     def _told(self, spacing: Any, thick: int, meta: Mapping[str, Any]) -> tuple[PointSpread, PointSpread, PointSpread]:
         if self.mtf is not None:
@@ -143,14 +152,16 @@ class MeasuredBlur:
     Attributes:
         spreads: point spread of each axis (of the array), in voxels that were measured; None: not known.
         shares: of each axis' band that was measured; below 1 the scanner interpolated.
-        said_by: "told", "header", "image" or "unknown".
-        deviation: standard deviation of an estimate's transfer at Nyquist.
+        said_by: "told", "header" or "image".
+        deviation: standard deviation of the transfer at Nyquist, of a thick axis that was compared with the others.
+        guessed: the same of each axis that was judged by its own spectra (:func:`from_spectra`), None for the others.
     """
 
     spreads: tuple[PointSpread | None, PointSpread | None, PointSpread | None]
     shares: tuple[float, float, float]
     said_by: str
     deviation: float | None = None
+    guessed: tuple[float | None, float | None, float | None] = (None, None, None)
 
     def transfer(self, scale: Sequence[float] | NDArray[Any]) -> torch.Tensor:
         """[3, 2] for the network: see :meth:`PointSpread.transfer`; not a number where an axis that is made finer is
@@ -165,19 +176,23 @@ class MeasuredBlur:
 
     def measured_mm(self, spacing_mm: Sequence[float] | NDArray[Any]) -> list[float]:
         """Resolution along each axis, of voxels stored with ``spacing_mm``."""
-        widths = [1.0 if spread is None else spread.thickness for spread in self.spreads]
+        # an axis that is judged by its spectra alone is not finer than its voxels
+        known = [guess is None and spread is not None for spread, guess in zip(self.spreads, self.guessed, strict=True)]
+        widths = [s.thickness if k and s is not None else 1.0 for s, k in zip(self.spreads, known, strict=True)]
         return [float(s / share * w) for s, share, w in zip(spacing_mm, self.shares, widths, strict=True)]
 
     def sentence(self, spacing_mm: Sequence[float] | NDArray[Any]) -> str:
         """For people: what was measured, in mm, and who says so."""
-        spread = next((s for s in self.spreads if s is not None and s.profile), None)
+        sure = [s for s, guess in zip(self.spreads, self.guessed, strict=True) if s is not None and guess is None]
+        kind = f", {sure[0].profile} profile" if sure else ""
         who = {
             "told": "as told",
             "header": "by the header",
             "image": f"estimated from the image, ± {self.deviation or 0:.2f} at Nyquist",
-            "unknown": "blur not known: the network guesses it",
         }[self.said_by]
-        kind = f", {spread.profile} profile" if spread is not None else ""
+        if not sure:
+            unsure = max((guess for guess in self.guessed if guess is not None), default=0.0)
+            who = f"blur judged by the spectra, ± {unsure:.2f} at Nyquist, and taken on the sharp side"
         stored = " x ".join(f"{s:.2g}" for s in spacing_mm)
         note = f"voxels {stored} mm" + (": interpolated by the scanner" if min(self.shares) < 1 else "")
         measured = " x ".join(f"{m:.2g}" for m in self.measured_mm(spacing_mm))
@@ -192,11 +207,35 @@ class MeasuredBlur:
             "measured_mm": [round(m, 3) for m in self.measured_mm(spacing_mm)],
             "measured_share": [round(s, 3) for s in self.shares],
             **({} if self.deviation is None else {"deviation_at_nyquist": self.deviation}),
+            **({} if self.guessed == (None, None, None) else {"guessed_deviation_at_nyquist": list(self.guessed)}),
         }
 
 
 def _slice_axis(spacing_mm: NDArray[np.float64]) -> int:
     return int(spacing_mm.argmax()) if spacing_mm.max() > 1.001 * spacing_mm.min() else 2
+
+
+def from_spectra(volume: torch.Tensor, axis: int, spacing_mm: Sequence[float]) -> tuple[PointSpread, float]:
+    """Judge the blur along an axis that nothing is known of, on the sharp side; and its standard deviation at Nyquist.
+
+    Args:
+        volume: [X, Y, Z].
+        axis: the one that is asked about.
+        spacing_mm: of its voxels along X, Y, Z.
+    """
+    features = spectral_features(volume, axis, spacing_mm)
+    if features is None:
+        return _SHARP, 0.3
+    with torch.no_grad():
+        mean, std = _estimator()(torch.from_numpy(features)[None])
+    half, whole = (mean + _CAUTION * std).clamp(max=1.0)[0].tolist()
+    return PointSpread.from_transfer(half, whole), round(float(std[0, 1]), 3)
+
+
+@lru_cache(maxsize=1)
+def _estimator() -> torch.nn.Module:
+    """Weights that come with the package (made by ``python -m custom_nets.apps.fit_blur_estimator``)."""
+    return load_network(Path(__file__).with_name("blur_estimator.pt"))
 
 
 def to_measured(volume: torch.Tensor, grid: Grid, shares: Sequence[float]) -> tuple[torch.Tensor, Grid]:

@@ -23,11 +23,13 @@ from custom_nets.inferers.implicit import resolve_grid
 from custom_nets.inferers.measured_blur import BlurOptions, MeasuredBlur
 from custom_nets.operators.data_consistency import (
     LARGEST_GAIN,
+    LARGEST_OVERREACH,
     LEAST_AGREEMENT,
     TOLERANCE,
     SliceMeasurement,
     agreement,
     disagreement,
+    too_wide,
 )
 from custom_nets.operators.interpolation import apply_separable, bspline_matrix
 from custom_nets.operators.slice_profile import PointSpread, slice_profile_matrix
@@ -535,11 +537,16 @@ class _StackSharpener:
         if self.known:
             interpolation = torch.tensordot(self.spline, self.measured, 1)  # [rows, A, B]
             interpolated = self.measurement.forward(interpolation)
-            self.agreement = agreement(self.measurement.forward(added), self.measured - interpolated)
+            change, missing = self.measurement.forward(added), self.measured - interpolated
+            self.agreement = agreement(change, missing)
             if self.agreement < LEAST_AGREEMENT and self.options.data_consistency:
                 self.said.append(disagreement(self.agreement))
                 warnings.warn(self.said[0], stacklevel=5)
                 self.strength *= self.agreement
+            elif self.consistent and (reach := self.measurement.overreach(missing - change, added)) > LARGEST_OVERREACH:
+                self.said.append(too_wide(reach))
+                warnings.warn(self.said[0], stacklevel=5)
+                self.consistent = False
         if self.strength < 1:
             added *= self.strength
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from .any_size_transmrsr import AnySizeTransMRSR, BrainPrior
 from .arssr import RDN, ArSSR, ImplicitDecoder, ResCNN, ResidualArSSR, SRResNet
+from .blur_estimator import BlurEstimator
 from .bolus_atoms import BolusAtoms
 from .most_dsa import MoStDSA
 from .style_swin import StyleSwinDiscriminator, StyleSwinGenerator
@@ -23,6 +24,7 @@ from .vpal import VPAL, HashEncoding
 __all__ = [
     "AnySizeTransMRSR",
     "ArSSR",
+    "BlurEstimator",
     "BolusAtoms",
     "BrainPrior",
     "HashEncoding",

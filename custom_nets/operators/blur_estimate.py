@@ -8,12 +8,14 @@ Two things can be seen without knowing the anatomy:
   plane is measured again with the slices' distance, by every point spread that comes into question; the right one is
   that whose spectrum is like the one along the slices, aliasing included (:func:`compare_axes`).
 
-What cannot be seen is the blur of a scan whose axes are all alike: a smooth brain measured sharply and a sharp brain
-measured softly are the same picture. There a header speaks, or nobody does.
+What can only be guessed is the blur of a scan whose axes are all alike: a smooth brain measured sharply and a sharp
+brain measured softly are the same picture. :func:`spectral_features` describes how its power falls, for an estimator
+that has seen many heads (:class:`custom_nets.networks.BlurEstimator`) and says how unsure it is.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,7 +25,7 @@ from scipy import fft
 
 from custom_nets.operators.slice_profile import PointSpread, point_spread_matrix
 
-__all__ = ["CANDIDATES", "compare_axes", "measured_share", "power_spectrum"]
+__all__ = ["CANDIDATES", "NUM_FEATURES", "compare_axes", "measured_share", "power_spectrum", "spectral_features"]
 
 CANDIDATES = (
     *(PointSpread("gaussian", round(0.5 + 0.1 * i, 1)) for i in range(10)),
@@ -40,6 +42,10 @@ _STEP = 0.08
 _LEAST_SHARE = 0.93  # of an axis' band: what is measured of more than this counts as all
 _SPREAD = 0.35  # standard deviation of the log ratio of two axes' power that anatomy alone makes
 _ENOUGH = 1.5  # how many times finer than the slices an axis must be to be compared
+_ALONG = 12  # bands along the axis that is asked about
+_ACROSS = (0.0, 0.3, 0.6, 1.01)  # rings of the other two axes' frequencies, shares of Nyquist
+_BLOCK = 48  # voxels of a block along each axis
+NUM_FEATURES = _ALONG * (len(_ACROSS) - 1) + 2
 
 
 def power_spectrum(volume: torch.Tensor, axis: int) -> NDArray[np.float64]:
@@ -80,6 +86,46 @@ def measured_share(volume: torch.Tensor, axis: int) -> float:
     steepest = found[int(np.argmax(fall[found]))]
     share = float((place[steepest] + 1) / n)
     return 1.0 if share > _LEAST_SHARE else share
+
+
+def spectral_features(volume: torch.Tensor, axis: int, spacing_mm: Sequence[float]) -> NDArray[np.float32] | None:
+    """Describe how the power of a volume falls along one axis, whatever its intensities and its size.
+
+    Args:
+        volume: [X, Y, Z].
+        axis: the one that is asked about.
+        spacing_mm: of its voxels along X, Y, Z.
+
+    Returns:
+        [NUM_FEATURES] float32: log power in 12 bands along the axis for three rings across it, over that of its large
+        structures, and log2 of the other axes' spacing over its own. None for fewer than 24 voxels along an axis, and
+        for a volume without structure.
+    """
+    if min(volume.shape) < 24:
+        return None
+    first, second = (a for a in range(3) if a != axis)
+    turned = volume.permute(axis, first, second).numpy()
+    size = [min(n, _BLOCK) for n in turned.shape]
+    starts = []  # up to three blocks side by side along each axis, in its middle
+    for n, s in zip(turned.shape, size, strict=True):
+        count = min(n // s, 3)
+        starts.append([(n - count * s) // 2 + i * s for i in range(count)])
+    power = np.zeros(size)
+    for corner in itertools.product(*starts):
+        block = turned[tuple(slice(low, low + s) for low, s in zip(corner, size, strict=True))].astype(np.float32)
+        power += np.square(fft.dctn(block - block.mean(), norm="ortho"))
+    along, *others = ((np.arange(n) + 0.5) / n for n in size)
+    across = np.sqrt((others[0][:, None] ** 2 + others[1] ** 2) / 2)
+    bands = np.minimum((along * _ALONG).astype(int), _ALONG - 1)
+    cells = np.empty((_ALONG, len(_ACROSS) - 1))
+    for ring, (low, high) in enumerate(itertools.pairwise(_ACROSS)):
+        line = power[:, (across >= low) & (across < high)].mean(1)
+        cells[:, ring] = [line[bands == band].mean() for band in range(_ALONG)]
+    reference = cells[1:3, 0].mean()
+    if not reference > 0:
+        return None
+    ratios = sorted(np.log2(float(spacing_mm[a]) / float(spacing_mm[axis])) for a in (first, second))
+    return np.concatenate([np.log(cells.ravel() / reference + 1e-9), ratios]).astype(np.float32)
 
 
 def compare_axes(

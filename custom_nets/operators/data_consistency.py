@@ -23,6 +23,7 @@ from custom_nets.operators.slice_profile import PointSpread, slice_profile_matri
 
 __all__ = [
     "LARGEST_GAIN",
+    "LARGEST_OVERREACH",
     "LEAST_AGREEMENT",
     "TOLERANCE",
     "SliceMeasurement",
@@ -31,10 +32,13 @@ __all__ = [
     "disagreement",
     "make_consistent",
     "measure",
+    "overreach",
+    "too_wide",
 ]
 
 TOLERANCE = 1e-3  # of the intensity range: how exactly a consistent volume reproduces the measured slices
 LEAST_AGREEMENT = 0.7  # share of a correction that must agree with what was measured, or it is shrunk to it
+LARGEST_OVERREACH = 3.3  # of a correction (`overreach`): 0.4 to 3.0 where the blur is right, above where it is too wide
 LARGEST_GAIN = 6.0  # noise may grow by so much, not more: reached by Gaussian slices that overlap by more than half
 
 
@@ -72,7 +76,9 @@ class SliceMeasurement:
         places = torch.as_tensor(centres, dtype=torch.float64)
         self.matrix = slice_profile_matrix(rows, places, scale, profile, thickness)
         spline = bspline_matrix(len(places), (torch.arange(rows, dtype=torch.float64) - places[0]) / scale)
-        self.inverse = spline @ torch.linalg.inv(self.matrix @ spline)
+        self.solved = torch.linalg.inv(self.matrix @ spline)
+        self.inverse = spline @ self.solved
+        self.sampled = bspline_matrix(rows, places)
         self.gain = float(torch.linalg.matrix_norm(self.inverse, 2)) / scale**0.5
 
     def forward(self, volume: torch.Tensor, axis: int = 0) -> torch.Tensor:
@@ -82,6 +88,10 @@ class SliceMeasurement:
     def adjoint(self, measured: torch.Tensor, axis: int = 0) -> torch.Tensor:
         """Apply the transpose of :meth:`forward`: thick slices to thin ones."""
         return _along(self.matrix.T, measured, axis)
+
+    def overreach(self, residual: torch.Tensor, added: torch.Tensor) -> float:
+        """:func:`overreach` of correcting ``residual`` [m, ...], where the network added ``added`` [rows, ...]."""
+        return overreach(_along(self.solved, residual, 0), residual, _along(self.sampled, added, 0))
 
     def make_consistent(self, volume: torch.Tensor, measured: torch.Tensor, axis: int = 0) -> torch.Tensor:
         """``volume`` with the smooth correction after which :meth:`forward` gives ``measured``."""
@@ -97,7 +107,8 @@ class VolumeMeasurement:
     - how much of the correction agrees with the measurement (:func:`agreement`);
     - what is still missing, r, becomes a smooth addition B c with c = sum of (1 - W B)^j r: Landweber's iteration,
       which stops when the measured voxels are reproduced to :data:`TOLERANCE`, and never amplifies what a blur has all
-      but removed by more than the number of its steps.
+      but removed by more than the number of its steps. Where these do not suffice (a Hann filter leaves next to
+      nothing at its edge), some more are taken with a damped inverse.
 
     Args:
         positions: for each axis the fine voxels' places, counted in measured voxels.
@@ -108,6 +119,7 @@ class VolumeMeasurement:
     Attributes:
         down: W, three matrices [n, N] or None.
         up: B, three matrices [N, n] or None: cubic B-spline.
+        at: three matrices [n, N] or None: the value at the measured voxels' centres.
     """
 
     def __init__(
@@ -119,13 +131,16 @@ class VolumeMeasurement:
     ) -> None:
         self.down: list[torch.Tensor | None] = []
         self.up: list[torch.Tensor | None] = []
+        self.at: list[torch.Tensor | None] = []
         for p, n, s, spread in zip(positions, shape, scale, spreads, strict=True):
             same = len(p) == n and np.abs(p - np.arange(n)).max() < 1e-4
+            centres = (np.arange(n) - p[0]) * s
             self.up.append(None if same else bspline_matrix(n, p).float())
+            self.at.append(None if same else bspline_matrix(len(p), centres).float())
             if same or spread is None:
                 self.down.append(None)
             else:
-                self.down.append(slice_profile_matrix(len(p), (np.arange(n) - p[0]) * s, s, spread).float())
+                self.down.append(slice_profile_matrix(len(p), centres, s, spread).float())
         self.both = [None if w is None or b is None else w @ b for w, b in zip(self.down, self.up, strict=True)]
 
     def forward(self, volume: torch.Tensor) -> torch.Tensor:
@@ -136,18 +151,34 @@ class VolumeMeasurement:
         """Apply the transpose of :meth:`forward`: [n, n', n''] -> [N, N', N'']."""
         return _each_axis([None if m is None else m.T for m in self.down], measured)
 
+    def sample(self, volume: torch.Tensor) -> torch.Tensor:
+        """Values at the measured voxels' centres: [N, N', N''] -> [n, n', n'']."""
+        return _each_axis(self.at, volume)
+
     def forward_interpolated(self, measured: torch.Tensor) -> torch.Tensor:
         """What is measured of the interpolation of ``measured`` [n, n', n'']: W B, same shape."""
         return _each_axis(self.both, measured)
 
-    def correction(self, residual: torch.Tensor, tolerance: float, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """c and what is left of ``residual`` [n, n', n''], in at most ``steps`` steps."""
+    def correction(
+        self, residual: torch.Tensor, tolerance: float, steps: int, damping: float | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """c and what is left of ``residual`` [n, n', n''], in at most ``steps`` steps.
+
+        Args:
+            damping: of each axis' inverse (W B + damping)^-1, which every step then applies: reaches what a filter has
+                all but removed. None: plain steps.
+        """
+        inverse = [
+            None if m is None or damping is None else torch.linalg.inv(m.double() + damping * torch.eye(len(m))).float()
+            for m in self.both
+        ]
         total = torch.zeros_like(residual)
         for _ in range(steps):
             if float(residual.abs().max()) <= tolerance:
                 break
-            total += residual
-            residual = residual - self.forward_interpolated(residual)
+            step = _each_axis(inverse, residual)
+            total += step
+            residual = residual - self.forward_interpolated(step)
         return total, residual
 
     def add_interpolated(self, volume: torch.Tensor, coarse: torch.Tensor, share: float = 1.0) -> torch.Tensor:
@@ -185,6 +216,31 @@ def disagreement(share: float) -> str:
         f"what the network adds does not agree with what was measured: {share:.0%} of it does, so that share is kept. "
         "The blur may be another than taken (--profile, --thickness_mm), or the image one that the network does not "
         "know."
+    )
+
+
+def overreach(correction: torch.Tensor, residual: torch.Tensor, change: torch.Tensor) -> float:
+    """How far a correction goes beyond what the network holds for likely.
+
+    A blur that is taken for wider than it was asks for detail that was never there: the correction becomes larger than
+    what the network adds, and far larger than the residual that it removes, because it lies where the blur has left
+    next to nothing. The product of both ratios tells such a blur from the right one; neither does alone.
+
+    Args:
+        correction: what is to be added, on the measured grid.
+        residual: what was missing, measured.
+        change: what the network adds to the interpolation, on the measured grid.
+    """
+    size, missing, added = (float(torch.linalg.vector_norm(x)) for x in (correction, residual, change))
+    return size**2 / (missing * added) if missing * added > 0 else 0.0
+
+
+def too_wide(reach: float) -> str:
+    """Say that the correction is left out because of its :func:`overreach`."""
+    return (
+        f"the result is not corrected to what was measured: the correction would reach {reach / LARGEST_OVERREACH:.1f} "
+        "times as far as it may. The blur is narrower than taken (--profile, --thickness_mm), or the network does not "
+        "know such an image."
     )
 
 

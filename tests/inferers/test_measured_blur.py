@@ -8,7 +8,7 @@ import torch
 
 from custom_nets.geometry import Grid
 from custom_nets.inferers.measured_blur import BlurOptions, to_measured
-from custom_nets.operators.data_consistency import VolumeMeasurement, agreement
+from custom_nets.operators.data_consistency import LARGEST_OVERREACH, VolumeMeasurement, agreement, overreach
 from custom_nets.operators.slice_profile import PointSpread, degrade, point_spread_matrix
 
 STACK = Grid((40, 40, 10), np.diag([1.0, 1.0, 5.0, 1.0]))
@@ -26,7 +26,8 @@ def test_the_user_speaks_first_then_the_header():
     mm = BlurOptions("gaussian", thickness_mm=6.0).resolve(volume, STACK, header)
     assert mm.spreads[2] == PointSpread("gaussian", 1.2) and mm.spreads[0].thickness == 1.0
     read = BlurOptions().resolve(volume, STACK, header)
-    assert read.said_by == "header" and read.spreads == (None, None, PointSpread("trapezoid", 0.8))
+    assert read.said_by == "header" and read.spreads[2] == PointSpread("trapezoid", 0.8)
+    assert read.guessed == (0.3, 0.3, None)  # too few slices to judge the others by
     assert "by the header" in read.sentence(STACK.spacing_mm) and "1 x 1 x 4 mm" in read.sentence(STACK.spacing_mm)
     data = BlurOptions().resolve(volume, STACK, {"point_spread": "kspace_tukey:1.0:0.4"})
     assert data.said_by == "told" and data.spreads[2] == PointSpread("kspace_tukey", 1.0, 0.4)
@@ -40,14 +41,27 @@ def test_an_mtf_finds_its_kind():
     assert PointSpread.from_transfer(0.5, 0.05).transfer(4.0) == pytest.approx((0.5, 0.05), abs=0.02)
 
 
-def test_only_axes_that_are_made_finer_need_to_be_known():
+def test_only_axes_that_are_made_finer_are_told():
     blur = BlurOptions().resolve(noise(STACK.shape), STACK, {"slice_thickness_mm": 5.0})
     assert blur.transfer([1.0, 1.0, 5.0])[:2].tolist() == [[1.0, 1.0]] * 2
-    assert bool(blur.transfer([2.0, 1.0, 5.0]).isnan().any())
-    cube = Grid((20, 20, 20), np.eye(4))
-    unknown = BlurOptions().resolve(noise(cube.shape), cube, {})
-    assert unknown.said_by == "unknown" and bool(unknown.transfer([2, 2, 2]).isnan().all())
-    assert "not known" in unknown.sentence(cube.spacing_mm)
+    assert blur.transfer([1.0, 1.0, 5.0])[2].tolist() == pytest.approx(PointSpread("trapezoid").transfer(5.0))
+
+
+def test_axes_that_are_all_alike_are_judged_by_their_spectra_and_rather_too_sharp():
+    """White noise has lost nothing, a smoothed one much; a scan too small to judge is hardly sharpened."""
+    cube = Grid((48, 48, 48), np.eye(4))
+    sharp = BlurOptions().resolve(noise(cube.shape), cube, {})
+    assert sharp.said_by == "image" and None not in sharp.guessed
+    assert sharp.transfer([2, 2, 2])[:, 1].min() > 0.9
+    again = degrade(torch.nn.functional.avg_pool3d(noise((1, 98, 98, 98)), 3, stride=1)[0], cube.shape, "gaussian:1.2")
+    soft = BlurOptions().resolve(again, cube, {})
+    assert soft.transfer([2, 2, 2])[:, 1].max() < sharp.transfer([2, 2, 2])[:, 1].min() - 0.2
+    said = soft.sentence(cube.spacing_mm)
+    assert "judged by the spectra" in said and "1 x 1 x 1 mm" in said
+    assert soft.record(cube.spacing_mm)["guessed_deviation_at_nyquist"] == list(soft.guessed)
+    small = Grid((20, 20, 20), np.eye(4))
+    unknown = BlurOptions().resolve(noise(small.shape), small, {})
+    assert unknown.spreads == (PointSpread("gaussian", 0.7),) * 3 and unknown.guessed == (0.3,) * 3
 
 
 def test_a_scan_that_the_scanner_interpolated_goes_back_to_what_was_measured():
@@ -101,6 +115,20 @@ def test_a_volume_is_brought_to_agree(profile: str):
     torch.testing.assert_close(measured - slices.forward(out), left, atol=1e-5, rtol=0)
 
 
+def test_what_a_filter_has_all_but_removed_is_reached_by_damped_steps():
+    fine, shape, scale = (48, 48, 12), (24, 24, 12), (2.0, 2.0, 1.0)
+    places = [(np.arange(n) + 0.5) / s - 0.5 for n, s in zip(fine, scale, strict=True)]
+    slices = VolumeMeasurement(places, shape, scale, [PointSpread("kspace_hann"), PointSpread("kspace_hann"), None])
+    truth = torch.nn.functional.avg_pool3d(noise((1, 50, 50, 14)), 3, stride=1)[0]
+    measured = degrade(truth, shape, "kspace_hann")
+    missing = measured - slices.forward(slices.add_interpolated(torch.zeros(fine), measured))
+    plain, left = slices.correction(missing, 1e-3, 20)
+    more, rest = slices.correction(left, 1e-3, 20, damping=0.05)
+    assert float(rest.abs().max()) <= 1e-3 < float(left.abs().max())
+    again = slices.forward(slices.add_interpolated(torch.zeros(fine), measured + plain + more))
+    torch.testing.assert_close(measured - again, rest, atol=1e-5, rtol=0)
+
+
 def test_a_correction_that_the_measurement_denies_is_not_kept():
     """Sharpened for a blur that was not there, a result measured again is off, and the share says by how much."""
     fine, shape, scale = (24, 24, 24), (12, 12, 12), (2.0, 2.0, 2.0)
@@ -115,3 +143,22 @@ def test_a_correction_that_the_measurement_denies_is_not_kept():
     over = again + 4 * (measured - again)
     assert agreement(over - again, measured - again) == pytest.approx(0.25, abs=1e-3)
     assert agreement(again - measured, measured - again) == 0.0
+
+
+def test_a_blur_that_is_taken_too_wide_is_noticed():
+    """It asks for a correction larger than what was added, and far larger than what was missing."""
+    one = torch.ones(3)
+    assert overreach(2 * one, one, 4 * one) == pytest.approx(1.0) and overreach(one, one, 0 * one) == 0.0
+    fine, shape, scale = (48, 12, 12), (16, 12, 12), (3.0, 1.0, 1.0)
+    truth = torch.nn.functional.avg_pool3d(noise((1, 50, 14, 14)), 3, stride=1)[0]
+    measured = degrade(truth, shape, "gaussian:1.2")
+    places = [(np.arange(n) + 0.5) / s - 0.5 for n, s in zip(fine, scale, strict=True)]
+    reach = []
+    for thickness in (1.2, 1.6):
+        slices = VolumeMeasurement(places, shape, scale, [PointSpread("gaussian", thickness), None, None])
+        interpolated = slices.add_interpolated(torch.zeros(fine), measured)
+        result = interpolated + 0.7 * (truth - interpolated)
+        missing = measured - slices.forward(result)
+        correction, _ = slices.correction(missing, 1e-3, 20)
+        reach.append(overreach(correction, missing, slices.sample(result) - measured))
+    assert reach[0] < LARGEST_OVERREACH < reach[1]
