@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from custom_nets.data.volumes.padding import measured_box
 from custom_nets.geometry import Grid, as_triple
-from custom_nets.inferers.measured_blur import BlurOptions, MeasuredBlur, to_measured
+from custom_nets.inferers.measured_blur import UNSEEN, BlurOptions, MeasuredBlur, to_measured
 from custom_nets.inferers.streaming import PlaneStreamer
 from custom_nets.operators.data_consistency import (
     LARGEST_OVERREACH,
@@ -40,7 +40,7 @@ from custom_nets.operators.interpolation import (
     sample_bspline,
     sample_trilinear,
 )
-from custom_nets.operators.slice_profile import PointSpread, slice_profile_matrix
+from custom_nets.operators.slice_profile import slice_profile_matrix
 
 __all__ = ["ImplicitVolumeInferer", "PublishedProcedureInferer", "resolve_grid"]
 
@@ -295,7 +295,7 @@ class ImplicitVolumeInferer(Inferer):
         places = [positions[axis] for axis in order]
         out = run.regular([torch.as_tensor(p) for p in places])  # [N0, N1, N2] in the network's order of axes
         if blur is not None:
-            report = self._agree(out, run.image.cpu(), places, scale, [blur.spreads[axis] for axis in order])
+            report = self._agree(out, run.image.cpu(), places, scale, blur, order)
             if reports is not None:
                 reports.append(report)
         out = out.permute(*np.argsort(order).tolist()).contiguous()  # in the input's
@@ -330,7 +330,8 @@ class ImplicitVolumeInferer(Inferer):
         image: torch.Tensor,
         positions: Sequence[np.ndarray],
         scale: np.ndarray,
-        spreads: Sequence[PointSpread | None],
+        blur: MeasuredBlur,
+        order: Sequence[int],
     ) -> dict[str, Any]:
         """Bring ``out`` to agree with ``image``, in place; what was found on the way.
 
@@ -338,10 +339,11 @@ class ImplicitVolumeInferer(Inferer):
         corrected until it is measured as ``image``.
         """
         finer = scale > 1 + 1e-3
-        spreads = [s if fine else None for s, fine in zip(spreads, finer, strict=True)]
+        spreads = [blur.spreads[axis] if fine else None for axis, fine in zip(order, finer, strict=True)]
         slices = VolumeMeasurement(positions, image.shape, scale.tolist(), spreads)
         strength = self.strength
-        known = all(spread is not None for spread, fine in zip(spreads, finer, strict=True) if fine)
+        guessed = [blur.guessed[axis] for axis, fine in zip(order, finer, strict=True) if fine]
+        known = all(s is not None for s, fine in zip(spreads, finer, strict=True) if fine) and UNSEEN not in guessed
         if not (known and finer.any() and _cover(positions, image.shape, scale, finer)):
             if strength < 1:
                 slices.add_interpolated(out, (1 - strength) * image, strength)
@@ -351,9 +353,9 @@ class ImplicitVolumeInferer(Inferer):
         span = max(float(high - low), 1e-12)
         result, interpolated = slices.forward(out), slices.forward_interpolated(image)
         share = agreement(result - interpolated, image - interpolated)
-        said = [disagreement(share)] if share < LEAST_AGREEMENT and self.data_consistency else []
-        if said:
-            warnings.warn(said[0], stacklevel=5)
+        said: list[str] = []
+        if share < LEAST_AGREEMENT and self.data_consistency:
+            said.append(disagreement(share))
             strength *= share
         before = image - (strength * result + (1 - strength) * interpolated)
         rest, after = torch.zeros_like(image), before
@@ -364,11 +366,14 @@ class ImplicitVolumeInferer(Inferer):
             consistent = reach <= LARGEST_OVERREACH
             if not consistent:
                 said.append(too_wide(reach))
-                warnings.warn(said[-1], stacklevel=5)
                 rest, after = torch.zeros_like(rest), before
             elif float(after.abs().max()) > TOLERANCE * span:
                 more, after = slices.correction(after, TOLERANCE * span, _STEPS, _DAMPING)
                 rest = rest + more
+        if any(deviation is not None for deviation in guessed):
+            said = []  # taken on the sharp side, a blur is expected to disagree
+        for words in said:
+            warnings.warn(words, stacklevel=5)
         if strength < 1 or consistent:
             slices.add_interpolated(out, (1 - strength) * image + rest, strength)
         return {

@@ -17,11 +17,12 @@ from custom_nets.geometry import Grid
 from custom_nets.operators.blur_estimate import compare_axes, measured_share, spectral_features
 from custom_nets.operators.slice_profile import PROFILES, PointSpread, degrade
 
-__all__ = ["BlurOptions", "MeasuredBlur", "from_spectra", "to_measured"]
+__all__ = ["UNSEEN", "BlurOptions", "MeasuredBlur", "from_spectra", "to_measured"]
 
 _INTERPOLATED = 1.08  # measured over stored voxel from which on the scanner is said to have interpolated
-_CAUTION = 1.0  # standard deviations by which a blur is taken sharper than its spectra say: the lesser harm
-_SHARP = PointSpread("gaussian", 0.7)  # taken where nothing can be seen: hardly loses on any scan
+_CAUTION = 1.5  # standard deviations by which a blur is taken sharper than its spectra say: the lesser harm
+_SHARP = PointSpread("kspace")  # taken where nothing can be seen, and for what measures less than 0.7 of a voxel
+UNSEEN = 0.5  # "standard deviation" of a transfer of which nothing is seen
 _UNSURE = 0.2  # standard deviation of the transfer at Nyquist beyond which an estimate is not told to the network
 
 
@@ -76,7 +77,8 @@ class BlurOptions:
             source: its grid.
             meta: of the image: ``point_spread`` (said by data that knows), ``acquisition_type``,
                 ``slice_thickness_mm``, ``measured_in_plane_mm``.
-            thick: the axis of the slices; by default the one with the largest voxels, or the last.
+            thick: the axis of the slices, and the only one that is asked about; by default the one with the largest
+                voxels, or the last, and all others by their spectra.
             find_interpolated: look for axes that the scanner interpolated.
         """
         spacing = source.spacing_mm
@@ -98,9 +100,11 @@ class BlurOptions:
         elif (found := compare_axes(volume, spacing.tolist(), thick)) is not None:
             spreads[thick], deviation = found[0], round(found[1], 3)
         guessed: list[float | None] = [None, None, None]
-        for axis in range(3) if named is None else (thick,):
-            if spreads[axis] is None:
+        for axis in range(3):
+            if spreads[axis] is None and named is None:
                 spreads[axis], guessed[axis] = from_spectra(volume, axis, spacing.tolist())
+        if all(spread is None for spread in spreads):
+            said_by = "unknown"
         return MeasuredBlur(
             (spreads[0], spreads[1], spreads[2]), shares, said_by, deviation, (guessed[0], guessed[1], guessed[2])
         )
@@ -152,7 +156,7 @@ class MeasuredBlur:
     Attributes:
         spreads: point spread of each axis (of the array), in voxels that were measured; None: not known.
         shares: of each axis' band that was measured; below 1 the scanner interpolated.
-        said_by: "told", "header" or "image".
+        said_by: "told", "header", "image" or "unknown".
         deviation: standard deviation of the transfer at Nyquist, of a thick axis that was compared with the others.
         guessed: the same of each axis that was judged by its own spectra (:func:`from_spectra`), None for the others.
     """
@@ -189,10 +193,13 @@ class MeasuredBlur:
             "told": "as told",
             "header": "by the header",
             "image": f"estimated from the image, ± {self.deviation or 0:.2f} at Nyquist",
+            "unknown": "blur not known: the network guesses it",
         }[self.said_by]
-        if not sure:
+        if not sure and self.said_by == "image":
             unsure = max((guess for guess in self.guessed if guess is not None), default=0.0)
-            who = f"blur judged by the spectra, ± {unsure:.2f} at Nyquist, and taken on the sharp side"
+            who = "too few voxels to judge the blur, which is taken as sharp"
+            if unsure < UNSEEN:
+                who = f"blur judged by the spectra, ± {unsure:.2f} at Nyquist, and taken on the sharp side"
         stored = " x ".join(f"{s:.2g}" for s in spacing_mm)
         note = f"voxels {stored} mm" + (": interpolated by the scanner" if min(self.shares) < 1 else "")
         measured = " x ".join(f"{m:.2g}" for m in self.measured_mm(spacing_mm))
@@ -225,11 +232,12 @@ def from_spectra(volume: torch.Tensor, axis: int, spacing_mm: Sequence[float]) -
     """
     features = spectral_features(volume, axis, spacing_mm)
     if features is None:
-        return _SHARP, 0.3
+        return _SHARP, UNSEEN
     with torch.no_grad():
         mean, std = _estimator()(torch.from_numpy(features)[None])
     half, whole = (mean + _CAUTION * std).clamp(max=1.0)[0].tolist()
-    return PointSpread.from_transfer(half, whole), round(float(std[0, 1]), 3)
+    spread = PointSpread.from_transfer(half, whole)
+    return spread if spread.thickness >= 0.7 else _SHARP, round(float(std[0, 1]), 3)
 
 
 @lru_cache(maxsize=1)

@@ -98,7 +98,7 @@ def test_the_inferer_is_the_network(name: str, kind: str):
     net, lr = network(name), image()
     source = Grid.of(lr[0])
     target = targets(source)[kind]
-    out = ImplicitVolumeInferer(like=target, data_consistency=False)(lr, net)
+    out = ImplicitVolumeInferer(like=target)(lr, net)
     assert out.shape == (1, 1, *target.shape)
     np.testing.assert_allclose(out.affine[0], target.affine)
     assert relative(out[0, 0], forward_at(net, lr[0, 0].as_tensor(), source, target)) < 2e-5
@@ -146,7 +146,7 @@ def test_small_and_thin_volumes(name: str, shape):
     net, lr = network(name), image(shape)
     source = Grid.of(lr[0])
     for scale in (1.0, (2, 1, 3.3)):
-        out = ImplicitVolumeInferer(scale=scale, slab=1, data_consistency=False)(lr, net)
+        out = ImplicitVolumeInferer(scale=scale, slab=1)(lr, net)
         assert relative(out[0, 0], forward_at(net, lr[0, 0].as_tensor(), source, source.rescaled(scale))) < 2e-5
 
 
