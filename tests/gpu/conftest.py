@@ -48,14 +48,16 @@ def close(found: torch.Tensor, wanted: torch.Tensor, share: float) -> None:
     assert float((found - wanted).abs().max()) / span <= share
 
 
-def close_in_bfloat16(found: torch.Tensor, wanted: torch.Tensor, share: float = 1e-2) -> None:
-    """Of the size of the values, the error is no more than this share on the whole, and nowhere five times as much.
+def close_in_bfloat16(
+    found: torch.Tensor, wanted: torch.Tensor, share: float = 1e-2, size: float | None = None
+) -> None:
+    """Of the ``size`` of the values, the error is no more than this share on the whole, and nowhere five times as much.
 
     (bfloat16 has eight binary digits: a single rounding is worth up to 0.4 %, and a network makes hundreds one after
     another. No single layer is to blame: see docs/gpu.md.)
     """
     found, wanted = found.detach().float().cpu(), wanted.detach().float().cpu()
     assert found.shape == wanted.shape and bool(torch.isfinite(found).all())
-    size = float(wanted.abs().max().clamp(min=1e-6))
+    size = float(wanted.abs().max().clamp(min=1e-6)) if size is None else size
     error = (found - wanted).abs() / size
     assert float(error.square().mean().sqrt()) <= share and float(error.max()) <= 5 * share

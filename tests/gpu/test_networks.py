@@ -51,7 +51,9 @@ def test_forward(name, device):
         close(found, wanted, FLOAT32)
         with torch.autocast(device.type, torch.bfloat16):
             found = network(*moved(inputs, device))
-        close_in_bfloat16(found, wanted, 2e-2)  # random weights do not calm an error down, as trained ones do
+        logits = 1.0 if name == "StyleSwinDiscriminator" else None  # they are about zero, and count beside 1
+        # random weights do not calm an error down, as trained ones do
+        close_in_bfloat16(found, wanted, 2e-2, logits)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
