@@ -83,14 +83,14 @@ class BolusAtoms(AttenuationField):
         self.time_constant_s = time_constant_s
         self.first_arrival_s = first_arrival_s
         self.blob_voxels = blob_voxels
-        self.passages_s: list[float] = []  # what was measured on the scan
+        self.lengths_s: list[float] = []  # what was measured on the scan
         self.coefficients = nn.Parameter(torch.zeros(0, num_atoms))
         self.blobs: SparseMap | None = None
 
     def scout(self) -> BolusAtoms | None:
         if self.injection_s is not None:
             return None
-        somewhat_shorter = max(_SHORTEST_S, (self.passages_s or [0.0])[-1] - _SHORTER_S)
+        somewhat_shorter = max(_SHORTEST_S, (self.lengths_s or [0.0])[-1] - _SHORTER_S)
         return BolusAtoms(**{**self.arguments(), "injection_s": somewhat_shorter})
 
     def learn_from(self, scout: BolusAtoms, times_s: np.ndarray) -> str:
@@ -102,16 +102,19 @@ class BolusAtoms(AttenuationField):
         better, and make the worse volume.)
         """
         times = np.linspace(float(times_s[0]), float(times_s[-1]), 128)
-        found = passage_time(scout.voxel_curves(times)[1].numpy(), times)
-        if math.isnan(found):
+        taken = passage_time(scout.voxel_curves(times)[1].numpy(), times)
+        if math.isnan(taken):
             self.injection_s = _LONG_S
             return f"injection_s {self.injection_s:g}: no vessel fills and empties within the scan"
-        self.passages_s.append(found)
-        if len(self.passages_s) == _MOST_SCOUTS or abs(found - scout.injection_s - _SHORTER_S) < 0.1:  # type: ignore[operator]
-            self.injection_s = round(max(found, _SHORTEST_S), 2)
-        return (
-            f"the agent takes {found:.2f} s to pass vessels, in a first fit with boluses of {scout.injection_s:.2f} s"
-        )
+        length = scout.injection_s
+        assert length is not None
+        # a bolus alone takes somewhat longer than its injection
+        alone = bolus_curves(torch.tensor([length]), torch.zeros(1), length, self.time_constant_s)
+        found = max(length + taken - length / float(alone), _SHORTEST_S)
+        self.lengths_s.append(found)
+        if len(self.lengths_s) == _MOST_SCOUTS or found - length - _SHORTER_S < 0.1:
+            self.injection_s = round(found, 2)
+        return f"the injection seems to last {found:.2f} s, in a short fit with boluses of {length:.2f} s"
 
     def make_parameters(self, mean: torch.Tensor, generator: torch.Generator) -> None:
         _, grid = self.bound()

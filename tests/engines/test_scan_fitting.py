@@ -119,7 +119,7 @@ def test_the_injection_is_measured_on_the_scan():
     field, fitting = BolusAtoms(), METHODS["atoms"]()[1]
     curve = fitting.fit(field, scan(), support=support())
     assert abs(field.injection_s - phantom().bolus.duration_s) < 0.4
-    assert 1 <= len(curve.notes) <= 3 and f"takes {field.injection_s:.2f} s" in curve.notes[-1]
+    assert 1 <= len(curve.notes) <= 3 and f"last {field.injection_s:.2f} s" in curve.notes[-1]
     with pytest.raises(RuntimeError, match="left to the scan"):
         BolusAtoms().curves(torch.zeros(1))
 
