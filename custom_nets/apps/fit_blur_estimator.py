@@ -71,7 +71,7 @@ def fit(features: torch.Tensor, transfers: torch.Tensor, epochs: int = 60) -> Bl
         for chosen in torch.randperm(len(features)).split(128):
             if schedule.last_epoch >= steps:
                 break
-            mean, std = network(features[chosen] + 0.05 * torch.randn(len(chosen), features.shape[1]))
+            mean, std = network(features[chosen] + 0.05 * torch.randn(len(chosen), features.shape[1])).unbind(1)
             loss = torch.nn.functional.gaussian_nll_loss(mean, transfers[chosen], std**2)
             optimizer.zero_grad()
             loss.backward()
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         checked["validation head"] = draw_examples(config, 1, options.validation_draws, 0.0)
     for name, (described, true) in checked.items():
         with torch.no_grad():
-            mean, std = network(described)
+            mean, std = network(described).unbind(1)
         half, whole = (mean - true).abs().mean(0).tolist()
         print(f"{name}: mean absolute error {half:.3f} at half, {whole:.3f} at Nyquist; said {std[:, 1].mean():.3f}")
     save_checkpoint(options.out, network, {"name": "BlurEstimator", "features": NUM_FEATURES})

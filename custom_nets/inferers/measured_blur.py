@@ -234,10 +234,10 @@ def from_spectra(volume: torch.Tensor, axis: int, spacing_mm: Sequence[float]) -
     if features is None:
         return _SHARP, UNSEEN
     with torch.no_grad():
-        mean, std = _estimator()(torch.from_numpy(features)[None])
-    half, whole = (mean + _CAUTION * std).clamp(max=1.0)[0].tolist()
+        mean, std = _estimator()(torch.from_numpy(features)[None])[0]
+    half, whole = (mean + _CAUTION * std).clamp(max=1.0).tolist()
     spread = PointSpread.from_transfer(half, whole)
-    return spread if spread.thickness >= 0.7 else _SHARP, round(float(std[0, 1]), 3)
+    return spread if spread.thickness >= 0.7 else _SHARP, round(float(std[1]), 3)
 
 
 @lru_cache(maxsize=1)

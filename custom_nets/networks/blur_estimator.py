@@ -20,7 +20,7 @@ class BlurEstimator(nn.Module):
 
     Example::
 
-        >>> mean, std = BlurEstimator(features=38)(torch.zeros(5, 38))
+        >>> mean, std = BlurEstimator(features=38)(torch.zeros(5, 38)).unbind(1)
         >>> mean.shape, std.shape
         (torch.Size([5, 2]), torch.Size([5, 2]))
     """
@@ -33,15 +33,15 @@ class BlurEstimator(nn.Module):
             nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 4)
         )
 
-    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Estimate the transfer at half and at the whole Nyquist frequency of the measured voxels.
 
         Args:
             features: [B, F], see :func:`custom_nets.operators.blur_estimate.spectral_features`.
 
         Returns:
-            Mean [B, 2] between 0 and 1, and standard deviation [B, 2].
+            [B, 2, 2]: the means, between 0 and 1, and their standard deviations.
         """
         known = ((features - self.centre) / self.spread).clamp(-4, 4)  # nothing far outside of what training saw
         out = self.layers(known)
-        return out[:, :2].sigmoid(), 0.01 + nn.functional.softplus(out[:, 2:])
+        return torch.stack([out[:, :2].sigmoid(), 0.01 + nn.functional.softplus(out[:, 2:])], 1)

@@ -115,6 +115,7 @@ NETWORKS: dict[str, tuple[Any, dict[str, Any], Callable[[], tuple[Any, ...]], tu
         lambda: (meta(1, 3, 16, 16),),
         (1, 3, 16, 16),
     ),
+    "BlurEstimator": (networks.BlurEstimator, {}, lambda: (meta(5, 38),), (5, 2, 2)),
     "BrainPrior": (networks.BrainPrior, SMALL, lambda: (meta(2, 16),), (2, 1, 32, 32)),
     "StyleSwinGenerator": (
         networks.StyleSwinGenerator,
