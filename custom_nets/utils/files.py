@@ -200,18 +200,23 @@ def check_name(text: str, what: str) -> str:
     return text
 
 
-def check_zip(path: str | os.PathLike) -> int:
+def check_zip(path: str | os.PathLike, packed: bool = True) -> int:
     """Compare all files of a zip (an NPZ, what ``torch.save`` writes) with their checksums; other files pass.
+
+    Args:
+        packed: it may unpack to more than it is.
 
     Returns:
         Bytes that it unpacks to.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: it is damaged, or unpacks to more than it is.
     """
     if not zipfile.is_zipfile(path):
         return 0
     with zipfile.ZipFile(path) as archive:
+        if not packed and (size := sum(entry.file_size for entry in archive.infolist())) > os.path.getsize(path):
+            raise ValueError(f"it unpacks to {size / 2**20:.0f} MiB, more than it is: torch.save packs nothing.")
         if (damaged := archive.testzip()) is not None:
             raise ValueError(f"it is damaged ({damaged} has another checksum): copy it again from where it came.")
         return sum(entry.file_size for entry in archive.infolist())

@@ -57,7 +57,7 @@ def read_checkpoint(path: str | os.PathLike, map_location: str | torch.device = 
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}.")
     try:
-        check_zip(path)  # PyTorch compares no checksums
+        check_zip(path, packed=False)  # PyTorch compares no checksums
         content = torch.load(path, map_location=map_location, weights_only=True)
     except PermissionError:
         raise
@@ -68,7 +68,23 @@ def read_checkpoint(path: str | os.PathLike, map_location: str | torch.device = 
         raise ValueError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors.")
     if "arch" in content:
         content["arch"] = checked_arch(content["arch"], str(path))
+    if (name := _not_a_number(content)) is not None:
+        raise ValueError(f"{path}: '{name}' has values that are no numbers: the weights are damaged.")
     return content
+
+
+def _not_a_number(content: Any) -> str | None:
+    """Name of a tensor with NaN in it, or without values that lie there, at any depth; None where there is none."""
+    for name, value in content.items() if isinstance(content, Mapping) else ():
+        if isinstance(value, torch.Tensor):
+            if value.layout != torch.strided or value.is_meta:
+                return str(name)
+            once = tuple(slice(0, 1) if step == 0 else slice(None) for step in value.stride())  # as it is in the file
+            if bool(torch.isnan(value[once]).any()):
+                return str(name)
+        elif (inner := _not_a_number(value)) is not None:
+            return f"{name}.{inner}"
+    return None
 
 
 def write_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ import pytest
 from custom_nets.data.angiography.reader import read_angiography
 from custom_nets.data.volumes.nifti import read_nifti
 from custom_nets.transforms import load_volume
+from tests.tools.field_files import head, mr_series
 
 COUNT = 200
 ARRAY = np.random.default_rng(5).integers(0, 900, (7, 6, 5)).astype(np.int16)
@@ -201,3 +202,23 @@ def test_the_budget_is_asked_before_a_voxel_is_read(tmp_path, monkeypatch):
     for read in (load_volume, read_angiography):
         with pytest.raises(ValueError, match=r"GiB of memory to be read; .* GiB are free"):
             read(path)
+
+
+def test_a_deflated_file_is_compared_with_the_memory_before_it_is_unpacked(tmp_path, monkeypatch):
+    import pydicom
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    volume = head()
+    for size in (0, 100 << 20):
+        file = mr_series(tmp_path, volume)[0]
+        dataset = pydicom.dcmread(file)
+        dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+        if size:
+            dataset.add_new(0x00091010, "OB", bytes(size))
+        dataset.save_as(file)
+        if not size:
+            np.testing.assert_array_equal(load_volume(tmp_path)[0].numpy(), volume)
+    assert file.stat().st_size < 1 << 20
+    monkeypatch.setattr("custom_nets.utils.memory.available_memory", lambda: 128 << 20)
+    with pytest.raises(ValueError, match="im000.dcm needs 0.1 GiB of memory"):
+        load_volume(tmp_path)

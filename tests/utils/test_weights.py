@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import numpy as np
 import pytest
 import torch
@@ -111,3 +113,22 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_part(weights, tmp_path, mo
             write(path, build_network(ARCH), ARCH)
     assert path.read_bytes() == weights.read_bytes()
     assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
+
+
+@pytest.mark.parametrize("kind", ["no number", "no storage", "sparse"])
+def test_weights_that_are_no_numbers_are_refused(kind, weights, tmp_path):
+    content = torch.load(weights, weights_only=True)
+    name, value = next(iter(content["model"].items()))
+    made = {"no number": value * torch.nan, "no storage": value.to("meta"), "sparse": value.to_sparse()}
+    torch.save({**content, "model": {**content["model"], name: made[kind]}}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=f"model.{name}' has values that are no numbers"):
+        load_network(tmp_path / "model.pt")
+
+
+def test_a_weight_file_does_not_unpack_to_more_than_it_is(weights, tmp_path):
+    with zipfile.ZipFile(tmp_path / "model.pt", "w", zipfile.ZIP_DEFLATED) as bomb, zipfile.ZipFile(weights) as plain:
+        for name in plain.namelist():
+            bomb.writestr(name, plain.read(name))
+        bomb.writestr("archive/data/999", bytes(17 << 20))
+    with pytest.raises(ValueError, match="unpacks to 17 MiB, more than it is"):
+        load_network(tmp_path / "model.pt")

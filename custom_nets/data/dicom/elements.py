@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from custom_nets.utils.memory import check_memory
+
 __all__ = ["drop_unreadable", "image_size", "numbers", "read_header", "sequence", "text_of", "valid_number"]
 
 _LARGEST_IS = 2**31 - 1
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_PIECE = 1 << 20
 _NUMBERS = ("DS", "IS", "FD", "FL", "US", "SS", "UL", "SL")
 
 
@@ -32,12 +37,32 @@ def read_header(path: Any, keywords: Iterable[str] | None = None, pixels: bool =
 
     tags = None if keywords is None else list(keywords)
     try:
+        _check_expansion(path)
         dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, specific_tags=tags, force=True)
         return dataset, drop_unreadable(dataset)
     except MemoryError:
         raise
     except Exception as error:  # pydicom raises many kinds for damaged files
         raise ValueError(f"{path} is a damaged DICOM file: {' '.join(str(error).split())}.") from error
+
+
+def _check_expansion(path: Any) -> None:
+    """Compare what a deflated file unpacks to with the memory: pydicom unpacks all of it for a single element.
+
+    Raises:
+        ValueError: it is more.
+    """
+    with open(path, "rb") as file:
+        if _DEFLATED not in file.read(1024):
+            return
+        from pydicom.filereader import read_file_meta_info
+
+        file.seek(144 + int(read_file_meta_info(path).FileMetaInformationGroupLength))
+        unpack, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while piece := unpack.unconsumed_tail or file.read(_PIECE):
+            size += len(unpack.decompress(piece, _PIECE))
+            if size > _PIECE * 64:
+                check_memory(2 * size, str(path))
 
 
 def drop_unreadable(dataset: Any) -> dict[str, str]:
