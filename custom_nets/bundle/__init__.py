@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .config_check import check_config
+from .folder import quality_of, shipped_weights
 from .root import bundle_root
 from .workflow import merged_config, network_arguments, plain_settings, running_bundle, running_workflow
 
@@ -12,6 +13,8 @@ __all__ = [
     "merged_config",
     "network_arguments",
     "plain_settings",
+    "quality_of",
     "running_bundle",
     "running_workflow",
+    "shipped_weights",
 ]

@@ -6,9 +6,10 @@ import os
 import shutil
 from pathlib import Path
 
-__all__ = ["WEIGHTS", "check_bundle", "copy_bundle", "find_bundles"]
+__all__ = ["QUALITIES", "WEIGHTS", "check_bundle", "copy_bundle", "find_bundles", "quality_of", "shipped_weights"]
 
 WEIGHTS = "models/model.pt"
+QUALITIES = {"best": WEIGHTS, "light": "models/model_light.pt"}  # the weights that a bundle may ship
 _PARTS = ("configs", "docs", "LICENSE")  # nothing else: beside them may lie scans, results and other weights
 _REQUIRED = ("configs/metadata.json", "configs/inference.json")
 
@@ -17,6 +18,30 @@ def find_bundles() -> list[Path]:
     """Folders of the bundles beside this package, by name: those with a ``configs/metadata.json``."""
     checkout = Path(__file__).resolve().parents[2]
     return sorted(path.parents[1] for path in checkout.glob("bundles/*/configs/metadata.json"))
+
+
+def shipped_weights(bundle_root: str | os.PathLike, quality: str) -> str:
+    """The file of the weights that a bundle ships for a quality.
+
+    Args:
+        bundle_root: the bundle.
+        quality: "best", or "light" (a smaller, faster network).
+
+    Raises:
+        ValueError: another word, or a bundle without such weights.
+    """
+    if quality not in QUALITIES:
+        raise ValueError(f"quality must be one of {', '.join(QUALITIES)}, got {quality!r}.")
+    path = Path(bundle_root) / QUALITIES[quality]
+    if quality != "best" and not path.is_file():
+        raise ValueError(f"this bundle has no {quality} weights ({path} is missing): leave --quality out.")
+    return str(path)
+
+
+def quality_of(checkpoint: str | os.PathLike, bundle_root: str | os.PathLike) -> str | None:
+    """Which quality of a bundle's shipped weights a file is; None for other weights."""
+    found = (quality for quality, name in QUALITIES.items() if Path(checkpoint) == Path(bundle_root) / name)
+    return next(found, None)
 
 
 def copy_bundle(bundle_root: str | os.PathLike, weights: str | os.PathLike, target: str | os.PathLike) -> Path:

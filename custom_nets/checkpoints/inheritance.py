@@ -19,7 +19,7 @@ from custom_nets.utils.weights import read_checkpoint
 
 __all__ = ["HOW", "inherit", "importance", "space_sizes", "student_network"]
 
-HOW = ("importance", "interval", "none")
+HOW = ("importance", "interval", "scratch")
 
 
 def student_network(
@@ -30,7 +30,7 @@ def student_network(
     Args:
         teacher: bundle checkpoint that says how large the whole is.
         share: of the teacher's number of weights, above 0 and at most 1.
-        how: what the student begins with: "importance" and "interval" are those of :func:`inherit`, "none" begins anew.
+        how: what the student begins with: "importance" and "interval" as in :func:`inherit`, "scratch" for nothing.
         start: bundle checkpoint to inherit from, one between teacher and student (a stage before); the teacher where
             not given.
 
@@ -53,7 +53,7 @@ def student_network(
         raise ValueError(f"{type(whole).__name__} does not say how it shrinks: it cannot be a teacher.")
     arch = {**arch, **whole.shrunk(share)}
     student = build_network(arch)
-    if how != "none":
+    if how != "scratch":
         inherit(student, load_network(start or teacher), how)
     student.arch = arch
     return student

@@ -88,6 +88,7 @@ class InferenceRecord:
 
     Args:
         checkpoint: the weights, for their hash.
+        quality: which of the shipped weights they are; None where they are others.
         options: what was asked for; goes into the record as it is.
         preview: draw the picture.
         figure: draws it, as :func:`custom_nets.visualize.preview_figure` does.
@@ -103,8 +104,10 @@ class InferenceRecord:
         figure: Callable[..., Any] = preview_figure,
         report: bool = False,
         report_identity: bool = False,
+        quality: str | None = None,
     ) -> None:
         self.checkpoint = checkpoint
+        self.quality = quality
         self.weights = file_record(checkpoint)  # now, when they are loaded: the file may be replaced during a long run
         self.options = options
         self.asked = json.loads(json.dumps(shareable_options(options), default=str))  # as records hold it
@@ -178,7 +181,7 @@ class InferenceRecord:
             "output": {"file": str(path), **_geometry(target), "volumes": len(output), **file_record(path)},
             "options": self.options,
             "network": type(engine.network).__name__,
-            "checkpoint": {"file": self.checkpoint, **self.weights},
+            "checkpoint": {"file": self.checkpoint, "quality": self.quality, **self.weights},
             "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
             "threads": torch.get_num_threads(),
             "seconds": round(time.perf_counter() - engine.started, 2),

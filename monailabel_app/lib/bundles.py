@@ -158,7 +158,7 @@ def run_inference(
         output_dir: for the result and its record.
         options: overrides, see :meth:`Bundle.options`.
         device: to compute on.
-        checkpoint: weights; the shipped ones by default.
+        checkpoint: weights; where not given, the shipped ones (of the option ``quality``).
 
     Returns:
         The file (or, for a DICOM series, the folder) of the result, and its record.
@@ -177,9 +177,9 @@ def run_inference(
         input=as_text(str(image)),
         output_dir=as_text(str(output_dir)),
         device=device,
-        checkpoint=as_text(str(checkpoint or bundle.weights)),
         preview=False,
         progress=False,
+        **({} if checkpoint is None else {"checkpoint": as_text(str(checkpoint))}),
         **{name: as_text(value) if isinstance(value, str) else value for name, value in options.items()},
     )
     before = list(sys.path)

@@ -14,7 +14,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from custom_nets.utils import checked_device
 from monailabel_app.lib.bundles import Bundle, WrongRequest, as_wrong_request, check_options, run_inference
-from monailabel_app.lib.trained import Trained
+from monailabel_app.lib.trained import SHIPPED, Trained
 
 __all__ = ["BundleInfer", "as_one_file", "devices"]
 
@@ -57,7 +57,7 @@ class BundleInfer(InferTask):
         """The options of a request with their defaults (lists: what there is to choose from)."""
         return {
             "device": devices(),
-            "checkpoint": ["shipped", *self.trained.names(self.bundle.name)],
+            "checkpoint": [SHIPPED, *self.trained.names(self.bundle.name)],
             "result_extension": list(_EXTENSIONS),
             "send_back": False,
             **self.bundle.options(),
@@ -87,7 +87,8 @@ class BundleInfer(InferTask):
             options["output_format"] = "dicom"
         try:
             device = str(checked_device(given.get("device") or devices()[0]))
-            checkpoint = self.trained.path(self.bundle, given.get("checkpoint") or "shipped")
+            name = given.get("checkpoint") or SHIPPED
+            checkpoint = None if name == SHIPPED else self.trained.path(self.bundle, name)
             with _LOCKS[device]:
                 path, record = run_inference(self.bundle, image, output_dir, options, device, checkpoint)
             if extension != ".nii.gz":

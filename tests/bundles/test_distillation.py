@@ -145,7 +145,7 @@ def test_what_cannot_be_taught_is_said(data, teacher, tmp_path):
     for override, words in (
         ({"teacher": "nowhere.pt"}, "no checkpoint at nowhere.pt"),
         ({"student_share": 2}, "student_share is a share"),
-        ({"inherit": "best"}, "inherit must be one of importance, interval, none"),
+        ({"inherit": "best"}, "inherit must be one of importance, interval, scratch"),
         ({"task_weight": 0.0, "output_weight": 0.0, "affinity_weight": 0.0}, "nor all 0"),
     ):
         with pytest.raises((Exception, SystemExit)) as caught:

@@ -59,7 +59,7 @@ def test_at_100_percent_the_student_is_the_teacher(kind, tmp_path):
     for how in ("importance", "interval"):
         student = student_network(tmp_path / "teacher.pt", 1.0, how).eval()
         assert torch.equal(student(*inputs), teacher(*inputs))
-    anew = student_network(tmp_path / "teacher.pt", 1.0, "none")
+    anew = student_network(tmp_path / "teacher.pt", 1.0, "scratch")
     assert any(not torch.equal(a, b) for a, b in zip(anew.parameters(), teacher.parameters(), strict=True))
 
 
@@ -173,7 +173,7 @@ def test_what_cannot_be_inherited_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no unit of ResidualArSSR"):
         GatedNetwork(small, ResidualArSSR(**arch))
     save_checkpoint(tmp_path / "x.pt", small, {"name": "ResidualArSSR", **arch})
-    for wrong, words in (((1.5,), "at most 1, got 1.5"), ((0.5, "best"), "one of importance, interval, none")):
+    for wrong, words in (((1.5,), "at most 1, got 1.5"), ((0.5, "best"), "one of importance, interval, scratch")):
         with pytest.raises(ValueError, match=words):
             student_network(tmp_path / "x.pt", *wrong)
     other = {"encoder": "ResCNN", "feature_dim": 8, "decoder_depth": 4, "decoder_width": 8}
