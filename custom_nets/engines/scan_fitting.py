@@ -11,7 +11,6 @@ import hashlib
 import inspect
 import logging
 import math
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from custom_nets.engines.vessel_support import VesselSupport, turn_warning, vess
 from custom_nets.networks.layers.attenuation_field import AttenuationField, ScanGrid
 from custom_nets.operators.cone_beam import SupportOperator, view_vectors
 from custom_nets.optimizers.fista import NonnegativeFista
-from custom_nets.utils.files import part_path
+from custom_nets.utils.files import new_file
 
 __all__ = [
     "ActivateLevels",
@@ -584,12 +583,8 @@ class _Guard:
             "noise": self.options.noise,
             "curve": {**vars(engine.curve)},
         }
-        part = part_path(self.path)  # type: ignore[arg-type]
-        try:
+        with new_file(self.path) as part:  # type: ignore[arg-type]
             torch.save(state, part)
-            os.replace(part, self.path)  # type: ignore[arg-type]
-        finally:
-            part.unlink(missing_ok=True)
 
 
 def _advance(bar: Any, engine: ScanFitter) -> None:

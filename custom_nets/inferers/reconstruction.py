@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,7 +22,7 @@ from custom_nets.geometry.cone_beam import ConeBeam
 from custom_nets.metrics.reconstruction import view_scores
 from custom_nets.networks.layers.attenuation_field import AttenuationField
 from custom_nets.operators.cone_beam import view_vectors
-from custom_nets.utils.files import as_typed, part_path
+from custom_nets.utils.files import as_typed, new_file
 
 __all__ = ["Reconstruction", "ReconstructionInferer", "load_fit", "save_fit"]
 
@@ -266,12 +265,8 @@ def save_fit(path: str | Path, found: Reconstruction) -> Path:
         "fingerprint": acquisition_fingerprint(found.acquisition),
         "kept": found.kept.tolist(),
     }
-    part = part_path(path)
-    try:
+    with new_file(path) as part:
         torch.save(content, part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 

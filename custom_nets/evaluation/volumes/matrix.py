@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from ignite.engine import Engine, Events
 
 from custom_nets.operators.slice_profile import PointSpread
 from custom_nets.utils.files import write_text
+from custom_nets.visualize.figure import save_figure
 
 __all__ = ["MatrixReport", "matrix_degradations", "matrix_table"]
 
@@ -92,6 +92,5 @@ class MatrixReport:
         ax.set_yticks(range(len(scales)), scales)
         ax.set_title(self.title, fontsize=10)
         figure.colorbar(drawn, ax=ax, label="dB")
-        partial = self.folder / ".matrix.partial.png"
-        figure.savefig(partial, dpi=110)
-        os.replace(partial, self.folder / "matrix.png")
+        figure.set_dpi(110)
+        save_figure(figure, self.folder / "matrix.png")
