@@ -84,7 +84,7 @@ def find_studies(path: Path, within: frozenset[Path] = frozenset()) -> Iterator[
 
 
 def _file(path: Path) -> Iterator[Study]:
-    name = path.name.lower()
+    name = path.name.lower() if path.is_file() else ""  # no pipe, no device
     if name.endswith(_NUMPY):
         yield Study(path, "run")
     elif name.endswith((*IMAGE_SUFFIXES, ".hdr")):

@@ -191,6 +191,8 @@ def _check_values(given: Any, known: Any, prefix: str) -> None:
                 word = _PYTHON_WORDS[value.strip().lower()]
                 _stop(f"{name} is the text '{value}', which counts as true; write {word}.")
             number = isinstance(expected, (int, float)) and not isinstance(expected, bool)
+            if isinstance(expected, bool) and not value.startswith(("$", "@", "%")):
+                _stop(f"{name} must be True or False, got '{value}', which would count as true.")
             if number and not value.startswith(("$", "@", "%")):
                 _stop(f"{name} must be a number such as {expected}, got '{value}'.")
         if isinstance(value, bool) and isinstance(expected, (int, float)) and not isinstance(expected, bool):

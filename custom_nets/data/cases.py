@@ -84,6 +84,8 @@ def existing_path(path: str | Path) -> Path:
     found = as_typed(path)
     if not found.exists():
         raise FileNotFoundError(f"{path} does not exist (current folder: {Path.cwd()}).")
+    if not (found.is_file() or found.is_dir()):
+        raise ValueError(f"{path} is neither a file nor a folder (a pipe, a device): copy what it gives into a file.")
     return found
 
 
@@ -121,7 +123,8 @@ def _from_folder(folder: Path, suffixes: tuple[str, ...], skip_postfix: str | Se
         if path.is_dir():
             take = holds_dicom(path) and not path.name.endswith(own)
         else:
-            take = path.name.lower().endswith(suffixes) and not case_name(path).endswith(own)
+            readable = path.is_file() or not path.exists()  # a pipe is not; a broken link is said later
+            take = readable and path.name.lower().endswith(suffixes) and not case_name(path).endswith(own)
         if take:
             found.append(path)
         elif not (path.is_file() and is_dicom_file(path)):

@@ -23,7 +23,7 @@ from custom_nets.data.cases import input_files
 from custom_nets.data.whole_files import file_state
 from custom_nets.engines.case_summary import FAILED, SKIPPED, SUMMARY, CaseResult, write_summary
 from custom_nets.geometry import Grid
-from custom_nets.utils.errors import root_cause
+from custom_nets.utils.errors import explain, root_cause
 from custom_nets.utils.files import PART, absolute, as_typed, check_writable, data_bytes, remove_old_parts, same_file
 from custom_nets.utils.processes import StoreGroup, process_rank, share
 from custom_nets.utils.record import file_record
@@ -306,6 +306,8 @@ def _identity(path: Path) -> tuple[int, int] | None:
 def _explained(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return f"there is not enough memory ({str(error) or 'the system gave no more'}): give a smaller --memory_gb."
+    if isinstance(error, OSError) and error.errno and (text := explain(error)):
+        return text
     return f"{error}" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
 
 

@@ -82,6 +82,10 @@ _OF_THE_SYSTEM = {
     errno.EDQUOT: "no space is left for you on the disk: free some, or give another --output_dir",
     errno.EACCES: "no permission: change it, or give another path",
     errno.EPERM: "no permission: change it, or give another path",
+    errno.EISDIR: "a folder lies where a file is to be written: take it away, or give another --output_dir",
+    errno.ENOTDIR: "a file lies where a folder is needed: give another --output_dir",
+    errno.ENAMETOOLONG: "a name is too long: give a shorter one, or a shorter --output_postfix",
+    errno.ELOOP: "links lead in a circle: give another path",
     errno.EROFS: "the disk can only be read: give another --output_dir",
     errno.EADDRINUSE: "the port is in use by another program: end that one, or give another port",
 }

@@ -125,9 +125,17 @@ def remove_old_parts(folder: str | os.PathLike, age_s: float = 3600.0, of: str =
     removed = []
     for path in Path(folder).glob(f"{PART}*"):
         if path.name.endswith(of) and _is_left(path, age_s):
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            _remove(path)
             removed.append(path)
     return removed
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a folder with all in it, or a link (and not what it leads to)."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -284,18 +292,18 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     part = part_path(path)
     old = part.with_name(_fitting(f"{PART}{_machine()}-{os.getpid()}-old-", path.name))
     for left in (part, old):  # by a process of the same number that was killed
-        shutil.rmtree(left, ignore_errors=True)
+        _remove(left)
     try:
         part.mkdir(parents=True)
         yield part
-        if path.exists():
+        if os.path.lexists(path):
             path.rename(old)
         part.rename(path)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
-        if old.exists() and not path.exists():
+        _remove(part)
+        if os.path.lexists(old) and not os.path.lexists(path):
             old.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
 
 
 def check_writable(folder: str | Path) -> Path:

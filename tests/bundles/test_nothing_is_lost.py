@@ -77,6 +77,28 @@ def test_a_postfix_stays_in_the_folder(postfix, folder, weights, tmp_path):
 # ---- what is there already ----
 
 
+def test_what_lies_where_a_result_goes_is_left_or_said(folder, weights, tmp_path):
+    """A link is replaced, never what it leads to; a folder is said; a pipe is no scan and nobody waits for it."""
+    scan, out, kept = folder / "sub-00.nii.gz", tmp_path / "out", tmp_path / "kept.json"
+    out.mkdir()
+    kept.write_text("mine")
+    (out / "sub-00_arssr.json").symlink_to(kept)
+    infer(scan, out, checkpoint=weights, overwrite=True)
+    assert kept.read_text() == "mine" and not (out / "sub-00_arssr.json").is_symlink()
+    (tmp_path / "other" / "sub-00_arssr.json").mkdir(parents=True)
+    assert "a folder lies where a file" in message_of(scan, tmp_path / "other", checkpoint=weights)
+    os.mkfifo(folder / "pipe.nii.gz")
+    os.mkfifo(folder / "pipe.dcm")
+    assert "neither a file nor a folder" in message_of(folder / "pipe.nii.gz", out, checkpoint=weights)
+    infer(folder, out, checkpoint=weights)
+    assert runner.volumes(out) == ["sub-00_arssr.nii.gz"]
+
+
+def test_overwrite_is_no_word(folder, weights, tmp_path):
+    message = message_of(folder, tmp_path / "out", checkpoint=weights, overwrite="no")
+    assert "overwrite must be True or False, got 'no'" in message
+
+
 def test_a_result_is_not_called_as_parts_are(folder, weights, tmp_path):
     """They are removed when they are old."""
     scan = (folder / "sub-00.nii.gz").rename(folder / ".part-a.nii.gz")

@@ -93,3 +93,13 @@ def test_a_name_forges_no_line_of_the_log(caplog):
     with caplog.at_level(logging.INFO):
         logging.getLogger("custom_nets.data.cases").info("%s: ignored", "a\nERROR forged")
     assert caplog.messages == ["a\\nERROR forged: ignored"]
+
+
+def test_a_link_in_the_place_of_a_folder_is_replaced_and_what_it_leads_to_stays(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "mine").touch()
+    (tmp_path / "a").symlink_to(tmp_path / "elsewhere")
+    with new_folder(tmp_path / "a") as part:
+        (part / "new").touch()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["new"] and (tmp_path / "elsewhere" / "mine").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "elsewhere"]

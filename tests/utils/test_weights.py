@@ -129,6 +129,6 @@ def test_a_weight_file_does_not_unpack_to_more_than_it_is(weights, tmp_path):
     with zipfile.ZipFile(tmp_path / "model.pt", "w", zipfile.ZIP_DEFLATED) as bomb, zipfile.ZipFile(weights) as plain:
         for name in plain.namelist():
             bomb.writestr(name, plain.read(name))
-        bomb.writestr("archive/data/999", bytes(17 << 20))
-    with pytest.raises(ValueError, match="unpacks to 17 MiB, more than it is"):
+        bomb.writestr("archive/data/999", bytes(1 << 20))
+    with pytest.raises(ValueError, match="unpacks to .* MiB, more than it is"):
         load_network(tmp_path / "model.pt")

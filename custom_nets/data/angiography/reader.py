@@ -164,7 +164,7 @@ def _in_folder(folder: Path, skip_postfix: str | None, others: set[str], deeper:
         if path.is_dir():
             if deeper:
                 found.update(_in_folder(path, skip_postfix, others, deeper=False))
-        elif path.name.lower().endswith((*_NIFTI, *_NUMPY)):
+        elif path.name.lower().endswith((*_NIFTI, *_NUMPY)) and (path.is_file() or not path.exists()):
             found[path] = ""
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ def is_dicom_file(path: str | Path) -> bool:
     Such an element is of group 0008, or of the file meta group 0002.
     """
     try:
+        if not os.path.isfile(path):  # nothing ever comes out of a pipe
+            return False
         with open(path, "rb") as file:
             head = file.read(132)
-    except OSError:
+    except (OSError, ValueError):
         return False
     if head[128:] == b"DICM":
         return True
