@@ -259,7 +259,7 @@ def transmrsr_ways(sizes: Sizes, device: torch.device) -> Iterator[Way]:
         inferer = ThickSliceInferer(
             memory_gb=_memory_gb(device), precision="bfloat16" if precision == "bfloat16" else "float32"
         )
-        return lambda: inferer(head, light).as_tensor()
+        return lambda: inferer(head, light).as_tensor()  # type: ignore[attr-defined]
 
     if light is not None:
         wide, deep, slices = sizes.head

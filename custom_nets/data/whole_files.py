@@ -67,9 +67,9 @@ def open_image(path: str | os.PathLike) -> Any:
     from nibabel.wrapstruct import WrapStructError
 
     try:
-        image = load_image(path, mmap=False)
+        image = load_image(os.fspath(path), mmap=False)
     except TypeError:  # a format that is never mapped takes no such option
-        image = load_image(path)
+        image = load_image(os.fspath(path))
     except (ImageFileError, HeaderDataError, WrapStructError) as error:
         raise ValueError(str(error)) from error
     if not isinstance(image, SpatialImage):
@@ -114,7 +114,7 @@ def _end(image: Any) -> int | None:
 
     if not isinstance(image, nib.AnalyzeImage | nib.Nifti1Image | nib.Nifti1Pair):
         return None
-    return int(image.dataobj.offset) + int(np.prod(image.shape, dtype=object)) * image.get_data_dtype().itemsize
+    return int(image.dataobj.offset) + int(np.prod(image.shape, dtype=object)) * image.get_data_dtype().itemsize  # type: ignore[attr-defined]
 
 
 def _check_stream(path: Path, end: int | None) -> None:

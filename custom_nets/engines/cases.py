@@ -211,7 +211,7 @@ class CaseEvaluator(SupervisedEvaluator):
             stem = self.stem_of(str(item["case"]))
             for suffix in _WRITTEN:
                 path = stem.with_name(stem.name + suffix)
-                if (other := taken.get(_identity(path))) is not None:
+                if (other := taken.get(_identity(path))) is not None:  # type: ignore[arg-type]
                     raise ValueError(
                         f"the result of '{one_line(item['case'])}' would be written onto {other}, which is read: give "
                         "another --output_dir or --output_postfix."
@@ -370,7 +370,7 @@ class ReconstructionEvaluator(RunEvaluator):
     """
 
     def _check_format(self, engine: Any) -> None:
-        self.inferer.times_for(engine.state.batch["image"])
+        self.inferer.times_for(engine.state.batch["image"])  # type: ignore[attr-defined]
 
     def result_of(self, case: str) -> Path:
         return self.saver.path_for(case)

@@ -61,6 +61,6 @@ class BundleCheckpoint:
 
     def _save(self, engine: Engine, path: Path) -> None:
         # what is still being cut is stored as what it will be
-        network = self.network.cut() if hasattr(self.network, "cut") else self.network
+        network = self.network.cut() if hasattr(self.network, "cut") else self.network  # type: ignore[operator]
         save_checkpoint(path, network, self.arch)
         logger.info("Weights of epoch %d written to %s", engine.state.epoch, path)

@@ -182,6 +182,6 @@ class TimeBudget:
         seconds = self.seconds()
         if not (dist.is_available() and dist.is_initialized()):
             return seconds
-        told = torch.tensor([seconds], dtype=torch.float64, device=engine.state.device)
+        told = torch.tensor([seconds], dtype=torch.float64, device=engine.state.device)  # type: ignore[attr-defined]
         dist.broadcast(told, 0)
         return float(told)

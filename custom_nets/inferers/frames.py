@@ -1,4 +1,4 @@
-"""Frames between the measured frames of a run: which moments, in which order, and in bounded memory."""
+"""Frames between the measured frames of a run: which times, in which order, and in bounded memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["FrameInterpolationInferer", "GapPlan", "moves_as_one", "plan_times"]
 
 logger = logging.getLogger(__name__)
 
-_SAME_S = 1e-4  # nobody names moments more exactly, and no vessel moves in that time
+_SAME_S = 1e-4  # nobody names times more exactly, and no vessel moves in that time
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def plan_times(
         frames_between: this many in every gap, evenly in time.
         fps: frames per second: a made frame at every ``1 / fps`` s after the first frame that is no mask frame, unless
             one was measured there (within 1 % of the step).
-        times_s: these moments (s, in the run's own time), unless a frame was measured there (within 0.1 ms).
+        times_s: at these times (s, in the run's own time), unless a frame was measured there (within 0.1 ms).
         max_gap_s: longer gaps get a warning.
 
     Returns:
@@ -65,7 +65,7 @@ def plan_times(
 
     Raises:
         ValueError: not exactly one way of asking, a number that makes no sense, a moment outside the run or beside a
-            mask frame, a rate or moments for a run whose times are unknown, nothing to make.
+            mask frame, a rate or times for a run whose times are unknown, nothing to make.
     """
     _check_request(frames_between, fps, times_s)
     gaps = _gaps(run, max_gap_s)
@@ -79,11 +79,11 @@ def plan_times(
                 "--frames_between."
             )
         start_s = gaps[0].t0_s
-        moments = _grid(run, float(fps), start_s) if fps is not None else _checked_times(run, times_s, gaps)
+        times = _grid(run, float(fps), start_s) if fps is not None else _checked_times(run, times_s, gaps)
         # a made frame beside a measured one at the same time would be the same picture twice
         same_s = 0.01 / fps if fps is not None else _SAME_S
-        moments = np.array([t for t in moments if np.abs(run.times_s - t).min() > same_s])
-        wanted = [moments[(moments > gap.t0_s) & (moments < gap.t1_s)] for gap in gaps]
+        times = np.array([t for t in times if np.abs(run.times_s - t).min() > same_s])
+        wanted = [times[(times > gap.t0_s) & (times < gap.t1_s)] for gap in gaps]
     usable = {index for gap in gaps for index in (gap.index, gap.index + 1)}
     plans = [
         GapPlan(
@@ -96,7 +96,7 @@ def plan_times(
         if len(times)
     ]
     if not plans:
-        raise ValueError("every moment that was asked for has a measured frame already: nothing to make.")
+        raise ValueError("every time that was asked for has a measured frame already: nothing to make.")
     return plans
 
 
@@ -144,7 +144,7 @@ def _checked_times(run: AngiographyRun, times_s: Any, gaps: list[Gap]) -> NDArra
         logger.info("at %s s there are measured frames already.", times[measured].tolist())
     inside = np.array([any(gap.t0_s < t < gap.t1_s for gap in gaps) for t in times])
     if (wrong := times[~inside & ~measured]).size:
-        raise ValueError(f"the moments {wrong.tolist()} s lie beside a mask frame: nothing is made across the mask.")
+        raise ValueError(f"the times {wrong.tolist()} s lie beside a mask frame: nothing is made across the mask.")
     return times
 
 
@@ -258,7 +258,7 @@ class FrameInterpolationInferer(Inferer):
                 yield frames, run.position_of(plan.times_s)
 
     def _batches(self, plans: Sequence[GapPlan]) -> Iterator[list[GapPlan]]:
-        """Gaps with equally many moments, together up to ``frames_per_batch`` frames; long gaps in parts."""
+        """Gaps with equally many times, together up to ``frames_per_batch`` frames; long gaps in parts."""
         batch: list[GapPlan] = []
         for plan in plans:
             for start in range(0, len(plan.times_s), self.frames_per_batch):
@@ -281,7 +281,7 @@ class FrameInterpolationInferer(Inferer):
         flows: _Flows | None,
         device: str | torch.device,
     ) -> NDArray[np.float32]:
-        """[B, T, H, W] for gaps with equally many moments."""
+        """[B, T, H, W] for gaps with equally many times."""
         channels = getattr(network, "in_channels", 1)
 
         def stack(indices: Sequence[int]) -> torch.Tensor:

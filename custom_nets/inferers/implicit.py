@@ -208,7 +208,7 @@ class ImplicitVolumeInferer(Inferer):
             meta = {key: value for key, value in item.meta.items() if key != "affine"}
             blur = None
             if network.adds_interpolation:  # the published network knows nothing of it
-                blur = self.blur.resolve(item[0].as_tensor().float().cpu(), source, item.meta)
+                blur = self.blur.resolve(item[0].as_tensor().float().cpu(), source, item.meta)  # type: ignore[attr-defined]
             reports: list[dict[str, Any]] = []
             volumes = [self.sample(network, volume, source, target, blur, reports) for volume in item.as_tensor()]
             if blur is not None:

@@ -172,7 +172,7 @@ def _unlikeness(planes: torch.Tensor, scale: float, spread: PointSpread) -> floa
     n = planes.shape[1]
     m = int(n / scale)
     centres = (n - m * scale) / 2 + (np.arange(m) + 0.5) * scale - 0.5
-    matrix = point_spread_matrix(n, centres, scale, spread).float()
+    matrix = point_spread_matrix(n, centres, scale, spread).float()  # type: ignore[arg-type]
     again = torch.matmul(matrix, planes)  # [P, m, coarse]
     fine, coarse = (_bands(power_spectrum(again, axis)) for axis in (1, 2))
     ratio = np.log(fine / coarse)

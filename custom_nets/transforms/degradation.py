@@ -237,10 +237,10 @@ class RandAcquisition(RandomizableTransform, MapTransform):
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, 1.0)
         self.thickness = {
-            "gaussian": tuple(thickness_gaussian),
-            "box": tuple(thickness_box),
-            "trapezoid": tuple(thickness_trapezoid),
-            "kspace": tuple(thickness_kspace),
+            "gaussian": (thickness_gaussian[0], thickness_gaussian[1]),
+            "box": (thickness_box[0], thickness_box[1]),
+            "trapezoid": (thickness_trapezoid[0], thickness_trapezoid[1]),
+            "kspace": (thickness_kspace[0], thickness_kspace[1]),
         }
         self.shares = {"box": box, "trapezoid": trapezoid, "kspace": kspace}
         if sum(self.shares.values()) > 1:

@@ -51,10 +51,10 @@ class LoadTrainingRund(MapTransform):
 
 
 class RandFrameGapd(Randomizable, MapTransform):
-    """Cut a random gap out of a run: any length, any place, and any moments that were measured inside it.
+    """Cut a random gap out of a run: any length, any place, and any times that were measured inside it.
 
     Args:
-        keys: the entry with the frames, [T, H, W] (array or memory map) in network units; the moments of the frames
+        keys: the entry with the frames, [T, H, W] (array or memory map) in network units; the times of the frames
             are in ``times_s`` [T].
         crop_size: side of the square cut out of the frames, a multiple of 16; smaller frames are extended at their
             borders.

@@ -148,7 +148,7 @@ def rendered_turn(found: Any, count: int) -> Acquisition:
     return Acquisition(
         projections=found.render(geometry, times),
         times_s=times,
-        **along,
+        **along,  # type: ignore[arg-type]
         volume_shape=scan.volume_shape,
         volume_spacing_mm=scan.volume_spacing_mm,
         quantitative=scan.quantitative,

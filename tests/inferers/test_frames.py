@@ -1,4 +1,4 @@
-"""Frames between frames: which moments, never where nothing may be made, and the same in any number of batches."""
+"""Frames between frames: which times, never where nothing may be made, and the same in any number of batches."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def planned(run: AngiographyRun, **request) -> list[float]:
     return [t for plan in plan_times(run, **request) for t in plan.times_s]
 
 
-# ---- which moments ----
+# ---- which times ----
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 15])
@@ -69,7 +69,7 @@ def test_even_times_in_every_gap(count):
         np.testing.assert_allclose(plan.timesteps, np.linspace(0, 1, count + 2)[1:-1])
 
 
-def test_a_rate_gives_true_moments_in_uneven_gaps():
+def test_a_rate_gives_true_times_in_uneven_gaps():
     wanted = [k / 15 for k in range(38) if np.abs(np.array(UNEVEN) - k / 15).min() > 1e-9]
     np.testing.assert_allclose(planned(a_run(), fps=15), wanted)
     plan = plan_times(a_run(), fps=15)[0]
@@ -84,7 +84,7 @@ def test_measured_frames_on_the_grid_are_not_made_again():
     np.testing.assert_allclose(planned(rounded, fps=15), (2 * np.arange(5) + 1) / 15)
 
 
-def test_moments_as_asked():
+def test_times_as_asked():
     assert planned(a_run(), times_s=[2.25, 0.1, 1.1, 0.1]) == [0.1, 1.1, 2.25]
     assert planned(a_run(), times_s=[0.3]) == [0.3]
     # measured ones among them are there already; what is near one is made
@@ -148,8 +148,8 @@ def test_requests_that_make_no_sense(request_, message):
         plan_times(a_run(), **request_)
 
 
-def test_moments_beside_a_mask_frame_are_refused():
-    with pytest.raises(ValueError, match=r"moments \[0.2\] s lie beside a mask frame"):
+def test_times_beside_a_mask_frame_are_refused():
+    with pytest.raises(ValueError, match=r"times \[0.2\] s lie beside a mask frame"):
         plan_times(a_run(mask_frames=[0]), times_s=[0.2, 0.3])
     with pytest.raises(ValueError, match="no two neighbouring measured frames"):
         plan_times(a_run(UNEVEN[:2], contrast_run(2), mask_frames=[0]), frames_between=1)
@@ -198,7 +198,7 @@ def test_measured_frames_stay_and_made_ones_are_the_networks(dtype, bits, reques
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 7, 40])
 def test_batches_do_not_change_the_result(batch, symmetric):
-    """Gaps with different numbers of moments, cut and joined in many ways."""
+    """Gaps with different numbers of times, cut and joined in many ways."""
     run = a_run()
     whole = FrameInterpolationInferer(fps=9, frames_per_batch=1000)(run, symmetric)
     parts = FrameInterpolationInferer(fps=9, frames_per_batch=batch)(run, symmetric)

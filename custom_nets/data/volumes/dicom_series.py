@@ -301,7 +301,7 @@ def _slices_of(path: Path, header: Any, unread: dict[str, str]) -> Iterator[_Sli
                 f"{path}: NumberOfFrames is {count}, but the header describes {len(groups_of_frames)} frames: it "
                 "contradicts itself. Export the series again."
             )
-        shared = next(iter(sequence(header, "SharedFunctionalGroupsSequence")), {})
+        shared: Any = next(iter(sequence(header, "SharedFunctionalGroupsSequence")), {})
         for number, own in enumerate(groups_of_frames):
             groups: dict[str, Any] = {}
             for name in (

@@ -141,7 +141,7 @@ def measured_box(image: MetaTensor) -> MetaTensor:
     for axis, n in enumerate(measured.shape):
         planes = tuple({0, 1, 2} - {axis})
         share = signal.sum(axis=planes) / np.maximum(measured.sum(axis=planes), 1)
-        first, *_, last = np.flatnonzero(measured.any(axis=planes))
+        first, *_, last = np.flatnonzero(measured.any(axis=planes))  # type: ignore[arg-type]
         box.append(slice(first if share[first] > _CUT else 0, last + 1 if share[last] > _CUT else n))
     if all(part == slice(0, n) for part, n in zip(box, measured.shape, strict=True)):
         return image

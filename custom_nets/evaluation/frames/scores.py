@@ -256,9 +256,9 @@ class _FrameWalk:
     def _look_back(self, place: int) -> None:
         """The made frame before this place now has both its neighbours."""
         active = self.left.run.active
-        moments = (float(self.times[place - 2]), float(self.times[place - 1]), float(self.times[place]))
+        times = (float(self.times[place - 2]), float(self.times[place - 1]), float(self.times[place]))
         for name, (before, frame, after) in self._recent.items():
-            deviation = td.deviation_in_time(before, frame, after, moments)[active]
+            deviation = td.deviation_in_time(before, frame, after, times)[active]
             self._flicker_sum[name] += float(np.abs(deviation).mean(dtype=np.float64))
             self._brightness_sum[name] += abs(float(deviation.mean(dtype=np.float64)))
         before, _, after = self._recent["truth"]

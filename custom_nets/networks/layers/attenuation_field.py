@@ -50,7 +50,7 @@ class ScanGrid:
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> ScanGrid:
         """Read what :meth:`plain` gave."""
-        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})  # type: ignore[arg-type]
 
 
 class AttenuationField(nn.Module):
