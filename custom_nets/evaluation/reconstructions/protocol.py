@@ -104,13 +104,13 @@ class Fitted:
         return network
 
 
-def phantom_items(seeds: Sequence[int], noise: str | Sequence[str] = "moderate") -> list[dict[str, Any]]:
-    """The list of things to measure: each seed with each noise.
+def phantom_items(seeds: Sequence[int], noise: str | Sequence[str] | None = "moderate") -> list[dict[str, Any]]:
+    """The list of things to measure: each seed with each noise; None is "none".
 
     Raises:
         ValueError: no seeds, seeds twice, unknown noise.
     """
-    kinds = [noise] if isinstance(noise, str) else list(noise)
+    kinds = [noise or "none"] if isinstance(noise, str | None) else list(noise)
     if not seeds or len(set(seeds)) < len(seeds) or any(type(seed) is not int or seed < 0 for seed in seeds):
         raise ValueError(f"seeds must be different whole numbers from 0, got {seeds!r}.")
     if unknown := [kind for kind in kinds if kind not in NOISE]:
