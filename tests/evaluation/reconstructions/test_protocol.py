@@ -109,6 +109,7 @@ def test_evaluation_writes_scores_table_summary_and_pictures(tmp_path):
 
 
 def test_mistakes():
+    assert phantom_items([2], None) == phantom_items([2], "none"), "'none' on a command line would be a word"
     with pytest.raises(ValueError, match="different whole numbers"):
         phantom_items([1, 1])
     with pytest.raises(ValueError, match=r"unknown noise \['loud'\]; there are none, moderate, heavy"):
