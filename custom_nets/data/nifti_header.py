@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def load_image(path: str | Path, **options: Any) -> Any:
     """
     import nibabel as nib
 
+    path = os.path.abspath(path)  # nibabel takes "~" for a home folder, also where a folder is called so
     try:
         image: Any = nib.load(path, **options)
         if 0 not in getattr(image, "shape", (1,))[3:]:

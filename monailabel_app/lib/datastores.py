@@ -78,7 +78,8 @@ class FolderDatastore(LocalDatastore):
         _checked(image_id)
         suffix = image_suffix(Path(image_filename).name)
         target = Path(self._datastore.image_path()) / f"{image_id}{suffix}"
-        if "/" in image_id or without_suffix(image_id) != image_id or len(os.fsencode(target.name)) > LONGEST_NAME:
+        plain = image_id.isprintable() and "/" not in image_id and without_suffix(image_id) == image_id
+        if not plain or len(os.fsencode(target.name)) > LONGEST_NAME:
             raise WrongRequest(f"{image_id[:80]!r} cannot be a name of an image: a short word, no slash, no suffix.")
         check_image(Path(image_filename))
         there = {without_suffix(path.name).casefold() for path in target.parent.iterdir()}

@@ -56,6 +56,8 @@ def folder(tmp_path) -> Path:
         ("/etc/x", "x.nii"),
         (".hidden", "x.nii"),
         ("n" * 300, "x.nii"),
+        ("a\rb", "x.nii"),
+        ("a\u202eb", "x.nii"),
         ("a", "x.py"),
         ("a", "x.json"),
     ],

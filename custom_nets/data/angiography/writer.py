@@ -164,7 +164,7 @@ def _write_nifti(run: AngiographyRun, path: Path) -> None:
     image.header.set_xyzt_units("mm", "sec" if even else "unknown")
     image.header["pixdim"][4] = float(steps.mean()) if even else 1.0
     image.header["descrip"] = b"custom_nets"
-    nib.save(image, path)
+    nib.save(image, Path(path).absolute())  # nibabel takes "~" for a home folder
 
 
 def _write_npz(run: AngiographyRun, path: Path) -> None:

@@ -169,7 +169,7 @@ def write_nifti(
     check_writable(path.parent)
     try:
         with new_file(path) as part:
-            nib.save(image, part)
+            nib.save(image, part.absolute())  # nibabel takes "~" for a home folder
     except OSError as error:
         raise OSError(f"{path} could not be written: {error.strerror or error}.") from error
     return path

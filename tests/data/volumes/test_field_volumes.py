@@ -184,6 +184,15 @@ def test_padding_lies_at_the_same_place_on_another_grid() -> None:
     assert found[:6].all() and not found[6:].any()
 
 
+def test_a_folder_called_as_a_home_is_no_home(tmp_path: Path, save_nifti, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_nifti(VOLUME, name="~root/scan.nii.gz")
+    image = load_volume("~root/scan.nii.gz")
+    item = SaveVolumed("pred", "~root", "out")({"image": image, "pred": image.clone(), "case": "a"})
+    np.testing.assert_array_equal(values(Path(item["pred"].meta["saved_to"])), VOLUME)
+    assert (tmp_path / "~root" / "a_out.nii.gz").is_file()
+
+
 def test_colour_numbers_are_refused(tmp_path: Path) -> None:
     mr_series(tmp_path, VOLUME, PhotometricInterpretation="PALETTE COLOR")
     with pytest.raises(ValueError, match="im000.dcm is PALETTE COLOR .*numbers of colours"):
