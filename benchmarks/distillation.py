@@ -112,7 +112,7 @@ def markdown(found: dict[str, Any]) -> str:
     ways, teacher = found["ways"], found["teacher"]
     goal = mean(run["psnr_db"][-1] for run in ways["from scratch"])
     columns = ("student", "PSNR at the start (dB)", "in the end", "below the teacher", "steps to where scratch ends")
-    columns = (*columns, "parameters", "CPU s a call")
+    heads = (*columns, "parameters", "CPU s a call")
     sizes = [f"{teacher['parameters']:,}", f"{teacher['call_cpu_s']:.2f}"]
     rows = [["teacher", "", f"{teacher['psnr_db']:.2f}", "", "", *sizes]]
     for name, runs in ways.items():
@@ -131,7 +131,7 @@ def markdown(found: dict[str, Any]) -> str:
             ]
             + [f"{runs[0]['parameters']:,}", f"{calls:.2f}"]
         )
-    lines = [f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows)]
+    lines = [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)]
     return "\n".join(lines)
 
 

@@ -51,11 +51,11 @@ def student_network(
     whole = build_network(arch)
     if not hasattr(whole, "shrunk"):
         raise ValueError(f"{type(whole).__name__} does not say how it shrinks: it cannot be a teacher.")
-    arch = {**arch, **whole.shrunk(share)}
+    arch = {**arch, **whole.shrunk(share)}  # type: ignore[operator]
     student = build_network(arch)
     if how != "scratch":
         inherit(student, load_network(start or teacher), how)
-    student.arch = arch
+    student.arch = arch  # type: ignore[assignment]
     return student
 
 

@@ -98,7 +98,7 @@ class GatedNetwork(nn.Module):
     def weights(self, drawn: bool) -> dict[str, torch.Tensor]:
         """The network's weights, each multiplied by the gates of what it reads: drawn ones, or those of eval mode."""
         gates = self._drawn() if drawn else self._fixed()
-        found = dict(self.network.named_parameters())
+        found: dict[str, torch.Tensor] = dict(self.network.named_parameters())
         for key, axis in self.channels.reads.items():
             if any(isinstance(part, Space) and part.name in gates for part in axis):
                 read = torch.cat([_along(part, gates, found[key]) for part in axis])

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -129,6 +129,8 @@ class FitCurve:
 class ScanFitter(SupervisedTrainer):
     """Ignite engine of one fit; made by :class:`ScanFitting`."""
 
+    network: AttenuationField
+
     def __init__(self, options: ScanFitting, network: AttenuationField, loader: ViewLoader, unit: float) -> None:
         super().__init__(
             device=loader.image.device,
@@ -156,7 +158,7 @@ class ScanFitter(SupervisedTrainer):
             groups = self.network.parameter_groups(self.options.learning_rate)
             for group in groups:
                 group["initial_lr"] = group["lr"]
-            self.optimizer = torch.optim.Adam(groups, betas=self.options.betas, eps=1e-15)
+            self.optimizer = torch.optim.Adam(groups, betas=cast(tuple[float, float], self.options.betas), eps=1e-15)
 
     def data_loss(
         self, predicted: torch.Tensor, batch: dict[str, Any], confidence: torch.Tensor | None
@@ -332,7 +334,7 @@ def _fista(engine: ScanFitter) -> NonnegativeFista:
         parameter.grad = None
         predicted = engine.network(batch["vectors"], batch["time"])
         engine.data_loss(predicted, {**batch, "image": image}, None).backward()
-        return parameter.grad.detach().clone()  # type: ignore[union-attr]
+        return parameter.grad.detach().clone()  # type: ignore[attr-defined]
 
     curvature = gradient(1.0, torch.zeros_like(batch["image"]))
     noise = torch.randn(batch["image"].shape, generator=torch.Generator().manual_seed(engine.options.seed))

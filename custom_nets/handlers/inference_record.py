@@ -106,7 +106,7 @@ class InferenceRecord:
         report_identity: bool = False,
         quality: str | None = None,
     ) -> None:
-        self.checkpoint = checkpoint
+        self.checkpoint: str | None = checkpoint  # None where there are no weights
         self.quality = quality
         self.weights = file_record(checkpoint)  # now, when they are loaded: the file may be replaced during a long run
         self.options = options

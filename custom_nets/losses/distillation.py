@@ -155,7 +155,7 @@ class DistillationLoss(_Loss):
                 [as_tokens(features, places) for features in both] for both in (input.tokens, input.wanted_tokens)
             )
             if self.affinity:
-                total = total + self.affinity * affinity_loss(*own, *wanted, scale=self.scale)
+                total = total + self.affinity * affinity_loss(*own, *wanted, scale=self.scale)  # type: ignore[misc, arg-type]
             if self.feature:
                 parts = [feature_loss(a, b) for a, b in zip(own, wanted, strict=True)]
                 total = total + self.feature * (parts[0] + parts[1]) / 2

@@ -488,14 +488,15 @@ class AnySizeTransMRSR(nn.Module):
         Blocks are residual, and a level loses little with fewer of them; the finest level, where the detail is made,
         stays as wide as it was.
         """
-        finest, *coarser = self.encoder
+        finest, *coarser = cast("Sequence[SwinLevel]", self.encoder)
         blocks = max(1, int(share * self.generator.blocks))
         rest = min(1.0, share / math.sqrt(blocks / self.generator.blocks))  # what the coarser levels have to give
-        head_width = finest.blocks[0].attn.proj.in_features // finest.blocks[0].attn.heads
+        attention = cast(SwinBlock, finest.blocks[0]).attn
+        head_width = attention.proj.in_features // attention.heads
         return {
             "blocks": blocks,
             "widths": [finest.conv.in_channels, *(scaled(x.conv.in_channels, rest, 2 * head_width) for x in coarser)],
-            "style_dim": scaled(self.latents[0].out_features, rest, 16),
+            "style_dim": scaled(cast(nn.Linear, self.latents[0]).out_features, rest, 16),
         }
 
     @property
@@ -514,7 +515,7 @@ class AnySizeTransMRSR(nn.Module):
         found = ChannelMap()
 
         def mlp_of(name: str, layers: nn.Sequential, stream: Sequence[Space]) -> None:
-            hidden = Space(f"{name} hidden", layers[0].out_features, cuttable=True)
+            hidden = Space(f"{name} hidden", cast(nn.Linear, layers[0]).out_features, cuttable=True)
             found.layer(f"{name}.0", stream, [hidden])
             found.layer(f"{name}.2", [hidden], stream)
 
@@ -523,16 +524,18 @@ class AnySizeTransMRSR(nn.Module):
             found.layer(f"{name}.conv1", stream, [hidden])
             found.layer(f"{name}.conv2", [hidden], stream)
 
-        widths = [level.conv.in_channels for level in self.encoder]
+        levels = cast("Sequence[SwinLevel]", self.encoder)
+        widths = [level.conv.in_channels for level in levels]
         streams = [[Space(f"level {i}", width)] for i, width in enumerate(widths)]
         decoded = [streams[0]] + [
             [Space(f"modulated {i}", width // 2), Space(f"free {i}", width // 2)] for i, width in enumerate(widths) if i
         ]
-        latent, style = (Space(name, self.latents[0].out_features) for name in ("latent", "style"))
-        found.layer("shallow.0", [self.shallow[0].in_channels], streams[0])
+        head = cast(nn.Linear, self.latents[0])
+        latent, style = (Space(name, head.out_features) for name in ("latent", "style"))
+        found.layer("shallow.0", [cast(nn.Conv2d, self.shallow[0]).in_channels], streams[0])
         residual_convs("shallow.2", streams[0])
-        for i, (level, stream) in enumerate(zip(self.encoder, streams, strict=True)):
-            for j, block in enumerate(level.blocks):
+        for i, (level, stream) in enumerate(zip(levels, streams, strict=True)):
+            for j, block in enumerate(cast("Sequence[SwinBlock]", level.blocks)):
                 name = f"encoder.{i}.blocks.{j}"
                 found.norm(f"{name}.norm1", stream)
                 block.attn.add_channels(found, f"{name}.attn", stream)
@@ -546,17 +549,17 @@ class AnySizeTransMRSR(nn.Module):
                     found.layer(f"condition.{i - 1}", stream, 2 * decoded[i][:1])
         found.norm("norm", streams[-1])
         found.layer("attention", streams[-1], [1])
-        found.layer("latents.0", [*streams[-1], self.latents[0].in_features - widths[-1]], [latent])
+        found.layer("latents.0", [*streams[-1], head.in_features - widths[-1]], [latent])
         names = (f"generator.levels.{i}.{j}" for i in range(len(widths)) for j in range(self.generator.blocks))
         found.layer("latents.2", [latent], [replace(style, layer=name) for name in names])
         found.tensor("centroids", {1: [style]})
         found.tensor("generator.constant", {3: decoded[-1]})
         for i, blocks in enumerate(self.generator.levels):
             stream = decoded[-1 - i]
-            for j, block in enumerate(cast(nn.ModuleList, blocks)):
+            for j, styled in enumerate(cast("Sequence[StyleBlock]", blocks)):
                 name = f"generator.levels.{i}.{j}"
-                block.attn.add_channels(found, f"{name}.attn", stream)
-                mlp_of(f"{name}.mlp", block.mlp, stream)
+                styled.attn.add_channels(found, f"{name}.attn", stream)
+                mlp_of(f"{name}.mlp", styled.mlp, stream)
                 for norm in ("norm1", "norm2"):
                     found.layer(f"{name}.{norm}.style", [style], 2 * stream)
             if i:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn as nn
@@ -100,9 +100,9 @@ class RDN(nn.Module):
         wide = Space("features", self.sfe1.out_channels, cuttable=True)
         found.layer(f"{name}.sfe1", [self.sfe1.in_channels], [wide])
         found.layer(f"{name}.sfe2", [wide], [wide])
-        for i, block in enumerate(self.rdbs):
+        for i, block in enumerate(cast("Sequence[_ResidualDenseBlock]", self.rdbs)):
             seen: list[Space | int] = [wide]
-            for j, layer in enumerate(block.layers):
+            for j, layer in enumerate(cast("Sequence[_DenseLayer]", block.layers)):
                 grown = Space(f"growth {i} {j}", layer.conv.out_channels, cuttable=True)
                 found.layer(f"{name}.rdbs.{i}.layers.{j}.conv", list(seen), [grown])
                 seen.append(grown)
@@ -374,7 +374,8 @@ class ResidualArSSR(nn.Module):
         The dense layers grow less, where nearly all of the work is. What is handed from block to block, and the
         decoder, stay as wide: units of these cost far more when they are missed.
         """
-        return {"growth": scaled(self.encoder.rdbs[0].layers[0].conv.out_channels, share, 4)}
+        dense = cast(_DenseLayer, self.encoder.get_submodule("rdbs.0.layers.0"))
+        return {"growth": scaled(dense.conv.out_channels, share, 4)}
 
     def channels(self) -> ChannelMap:
         """Which channels of which weights are the same, for students."""

@@ -25,6 +25,9 @@ class BlurEstimator(nn.Module):
         (torch.Size([5, 2]), torch.Size([5, 2]))
     """
 
+    centre: torch.Tensor
+    spread: torch.Tensor
+
     def __init__(self, features: int = 38, width: int = 64) -> None:
         super().__init__()
         self.register_buffer("centre", torch.zeros(features))

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -38,6 +38,11 @@ def conv(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int 
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2), nn.LeakyReLU(0.1, inplace=True)
     )
+
+
+def width_of(layers: nn.Module) -> int:
+    """Channels that come out of a :func:`conv`."""
+    return cast(nn.Conv2d, layers.get_submodule("0")).out_channels
 
 
 def head(in_channels: int, out_channels: int, kernel_size: int = 3, std: float = 0.0, bias: bool = True) -> nn.Conv2d:
@@ -198,8 +203,8 @@ class SymmetricMoStDSA(nn.Module):
         """Arguments of a network with about ``share`` of the weights: all widths go by its square root."""
         side = math.sqrt(share)
         return {
-            "widths": [scaled(encoder[0][0].out_channels, side, 4) for encoder in self.encoders],  # type: ignore[index]
-            "pair_width": scaled(self.refiner[0].out_channels, side, 4),
+            "widths": [scaled(width_of(encoder.get_submodule("0")), side, 4) for encoder in self.encoders],
+            "pair_width": scaled(width_of(self.refiner), side, 4),
             "time_width": scaled(self.side_still.out_channels, side, 4),
         }
 
@@ -210,26 +215,26 @@ class SymmetricMoStDSA(nn.Module):
         sides = []
         for i, encoder in enumerate(self.encoders):
             first, second = (
-                Space(f"encoder {i} {j}", encoder[j][0].out_channels, cuttable=True)  # type: ignore[index]
-                for j in range(2)
+                Space(f"encoder {i} {j}", width_of(layers), cuttable=True)
+                for j, layers in enumerate(encoder.children())
             )
             found.layer(f"encoders.{i}.0.0", seen, [first])
             found.layer(f"encoders.{i}.1.0", [first], [second])
             seen = [second]
             sides.append(second)
-        coarse = Space("bottom", self.bottom[0].out_channels, cuttable=True)
+        coarse = Space("bottom", width_of(self.bottom), cuttable=True)
         found.layer("bottom.0", 2 * [sides[3]], [coarse])
         found.layer("bottom_motion", [coarse], [2])
         levels = []
-        for i, level in enumerate(self.levels):
-            joined = Space(f"joined {i}", level.join[0].out_channels, cuttable=True)
+        for i, level in enumerate(cast("Sequence[Level]", self.levels)):
+            joined = Space(f"joined {i}", width_of(level.join), cuttable=True)
             found.layer(f"levels.{i}.join.0", [coarse, sides[2 - i], sides[2 - i]], [joined])
             found.layer(f"levels.{i}.refine.0", [joined], [joined])
             found.layer(f"levels.{i}.motion", [joined], [2])
             coarse = joined
             levels.append(joined)
         seen_at = Space("moment", self.side_still.out_channels, cuttable=True)
-        refined = Space("refined", self.refiner[0].out_channels, cuttable=True)
+        refined = Space("refined", width_of(self.refiner), cuttable=True)
         found.layer("preference", [levels[2]], [8])
         found.layer("side_still", [4], [seen_at])
         found.layer("side_moved", [5], [seen_at])

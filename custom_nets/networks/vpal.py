@@ -12,6 +12,8 @@ primitives, ACM Trans Graph 41(4), 2022, https://arxiv.org/abs/2201.05989. Writt
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -159,7 +161,13 @@ class VPAL(AttenuationField):
         rectified: bool = False,
     ) -> None:
         super().__init__()
-        space = {"levels": levels, "features": features, "log2_table": log2_table, "base": base, "growth": growth}
+        space: dict[str, Any] = {
+            "levels": levels,
+            "features": features,
+            "log2_table": log2_table,
+            "base": base,
+            "growth": growth,
+        }
         moving = {**space, "levels": dynamic_levels, "base": dynamic_base, "growth": dynamic_growth}
         self.probability = nn.ModuleList([HashEncoding(3, **space), _perceptron(levels * features, width, hidden)])
         self.still = nn.ModuleList([HashEncoding(3, **space), _perceptron(levels * features, width, hidden)])
@@ -185,7 +193,7 @@ class VPAL(AttenuationField):
         points = ((places + 0.5) / sizes).float()  # [M, 3] in the volume's box
         self.space_map = self.probability[0].corner_map(points)  # type: ignore[operator]
         self.moving_map = self.moving[0].corner_map(points)  # type: ignore[operator]
-        for encoding, perceptron in (self.probability, self.still, self.moving):
+        for encoding, perceptron in self._pairs():
             encoding.start(generator)
             for layer in perceptron:
                 if isinstance(layer, nn.Linear):
@@ -195,9 +203,13 @@ class VPAL(AttenuationField):
                     layer.bias.data = torch.zeros(layer.out_features, device=self.voxels.device)
         self.to(self.voxels.device)
 
+    def _pairs(self) -> list[tuple[HashEncoding, nn.Sequential]]:
+        pairs = (self.probability, self.still, self.moving)
+        return [cast("tuple[HashEncoding, nn.Sequential]", tuple(pair)) for pair in pairs]
+
     def set_levels(self, active: int) -> None:
         """Use so many levels of each encoding, from the coarsest; the others give zero."""
-        for encoding, _ in (self.probability, self.still, self.moving):
+        for encoding, _ in self._pairs():
             encoding.active = max(1, min(active, encoding.levels))
 
     def _attenuation(self, values: torch.Tensor) -> torch.Tensor:

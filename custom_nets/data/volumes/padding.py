@@ -145,7 +145,8 @@ def measured_box(image: MetaTensor) -> MetaTensor:
         box.append(slice(first if share[first] > _CUT else 0, last + 1 if share[last] > _CUT else n))
     if all(part == slice(0, n) for part, n in zip(box, measured.shape, strict=True)):
         return image
+    inside = (slice(None), *box)
     affine = image.affine.clone()
     affine[:3, 3] += affine[:3, :3] @ torch.tensor([part.start for part in box], dtype=affine.dtype)
     meta = {key: value for key, value in image.meta.items() if key != "affine"}
-    return MetaTensor(image.as_tensor()[(slice(None), *box)].clone(), affine=affine, meta=meta)
+    return MetaTensor(image.as_tensor()[inside].clone(), affine=affine, meta=meta)

@@ -78,7 +78,8 @@ class MatrixReport:
         """One square a cell: blue above B-spline, red below; the worst volume under the mean."""
         from matplotlib.figure import Figure
 
-        scales, profiles = (list(dict.fromkeys(row[i] for row in table)) for i in (0, 1))
+        scales = list(dict.fromkeys(row[0] for row in table))
+        profiles = list(dict.fromkeys(row[1] for row in table))
         gains = np.full((len(scales), len(profiles)), np.nan)
         figure = Figure(figsize=(1.5 + 1.15 * len(profiles), 1.6 + 0.75 * len(scales)), layout="constrained")
         ax = figure.add_subplot()
