@@ -39,7 +39,7 @@ def made_frame_picture(demo: Path, path: Path) -> Path:
     box = bounding_box(complete.active)
     frames = complete.normalize(wanted)
     before = complete.normalize([index - 1 for index in wanted])
-    change = np.abs(frames - before)[(slice(None), *box)].mean((1, 2))
+    change = np.abs(frames - before)[:, box[0], box[1]].mean((1, 2))
     k = wanted[int(np.argmax(change))]
     nearest = int(np.abs(made.times_s - complete.times_s[k]).argmin())
     true, ours = complete.normalize([k])[0][box], made.normalize([nearest])[0][box]
