@@ -59,6 +59,7 @@ def draw_examples(config: ConfigParser, part: int, draws: int, smooth: float) ->
     return torch.stack(features), torch.stack(transfers)
 
 
+@torch.enable_grad()
 def fit(features: torch.Tensor, transfers: torch.Tensor, epochs: int = 60) -> BlurEstimator:
     """Fit mean and standard deviation by their likelihood: features [N, F], transfers [N, 2]."""
     network = BlurEstimator(NUM_FEATURES)

@@ -14,7 +14,7 @@ from custom_nets.utils.files import write_text
 
 __all__ = ["copies", "main"]
 
-_TRAINING = ("mlflow.json", "multi_gpu_train.json")
+_TRAINING = ("distill.json", "learn_gates.json", "mlflow.json", "multi_gpu_train.json")
 _FIT = ("mlflow_fit.json",)
 
 
