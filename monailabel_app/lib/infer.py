@@ -88,6 +88,8 @@ class BundleInfer(InferTask):
         try:
             device = str(checked_device(given.get("device") or devices()[0]))
             name = given.get("checkpoint") or SHIPPED
+            if name != SHIPPED and options.get("quality", "best") != "best":
+                raise WrongRequest("quality chooses among the shipped weights: leave it out, or the checkpoint.")
             checkpoint = None if name == SHIPPED else self.trained.path(self.bundle, name)
             with _LOCKS[device]:
                 path, record = run_inference(self.bundle, image, output_dir, options, device, checkpoint)
