@@ -73,6 +73,9 @@ def read_checkpoint(path: str | os.PathLike, map_location: str | torch.device = 
     return content
 
 
+_MAY_BE_UNFITTED = ("centroids",)
+
+
 def _not_a_number(content: Any) -> str | None:
     """Name of a tensor with NaN in it, or without values that lie there, at any depth; None where there is none."""
     for name, value in content.items() if isinstance(content, Mapping) else ():
@@ -80,7 +83,8 @@ def _not_a_number(content: Any) -> str | None:
             if value.layout != torch.strided or value.is_meta:
                 return str(name)
             once = tuple(slice(0, 1) if step == 0 else slice(None) for step in value.stride())  # as it is in the file
-            if bool(torch.isnan(value[once]).any()):
+            # what is not fitted yet is NaN, and the network says so that needs it
+            if bool(torch.isnan(value[once]).any()) and str(name).rpartition(".")[2] not in _MAY_BE_UNFITTED:
                 return str(name)
         elif (inner := _not_a_number(value)) is not None:
             return f"{name}.{inner}"
