@@ -76,7 +76,7 @@ def _next_padding(
     rest = volume[~hidden]
     for extreme in (float(rest.min()), float(rest.max())):
         mask = (volume == extreme) & ~hidden
-        if extreme == 0 or (mask | hidden).all() or mask.mean() < _LEAST_SHARE:
+        if extreme == 0 or not np.isfinite(extreme) or (mask | hidden).all() or mask.mean() < _LEAST_SHARE:
             continue
         signal = volume[~(mask | hidden)]
         low, high = float(signal.min()), float(signal.max())
