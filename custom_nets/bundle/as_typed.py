@@ -19,7 +19,21 @@ from monai.bundle import ConfigParser, run
 
 __all__ = ["as_text", "is_path_or_name", "keep_as_typed", "text_of", "typed_options"]
 
-_NAMES = frozenset({"cases", "checkpoint", "datalist", "finetune", "input", "like", "masks", "pairs", "prior"})
+_NAMES = frozenset(
+    {
+        "cases",
+        "checkpoint",
+        "datalist",
+        "finetune",
+        "inherit_from",
+        "input",
+        "like",
+        "masks",
+        "pairs",
+        "prior",
+        "teacher",
+    }
+)
 _MANY = ("cases", "input", "masks", "pairs")  # may be lists or dictionaries
 _ENDS = ("_root", "_checkpoint", "_dir", "_file", "_folder", "_name", "_path", "_postfix", "_uid", "_uri", "_weights")
 
