@@ -110,7 +110,7 @@ def test_prior_leaves_what_it_promises(pretrained):
     output, losses = pretrained
     assert len(losses) == 12 and np.isfinite(losses).all()
     state = checkpoint(output)
-    own = {"model", "discriminator", "ema", "g_optimizer", "d_optimizer", "epoch"}
+    own = {"model", "discriminator", "ema", "g_optimizer", "d_optimizer", "epoch", "complete"}
     assert set(state) == own | {"iteration", "time_budget"}
     assert state["epoch"] == 4
     prior = load_network(output / "prior.pt")

@@ -269,7 +269,7 @@ def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch, sca
     message = runner.message_of(
         REPOSITORY / "bundles" / "arssr", scan, tmp_path / "out", scale=2, checkpoint=weights, report=True
     )
-    assert message.count("\n") == 1 and message.endswith("scan: [Errno 28] No space left on device"), message
+    assert message.count("\n") == 1 and "scan: no space is left on the disk" in message, message
     left = sorted(p.name for p in (tmp_path / "out").iterdir())
     assert left == ["scan_arssr.nii.gz"], "no page and no record: the case counts as not done"
 

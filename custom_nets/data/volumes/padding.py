@@ -21,6 +21,7 @@ __all__ = ["Padding", "find_padding", "measured_box", "padding_on"]
 _WITHIN = 0.01  # a padding value no further from the signal than this share of its range is a background like others
 _MOST_KINDS = 3  # values that may stand for padding in one volume
 _LEAST_SHARE = 0.001  # of all voxels: a border that no header names must be as large
+_LEAST = 32  # voxels: fewer are faults, not a border
 _SIGNAL = 0.1  # of the intensity range: air is below
 _CUT = 0.2  # share of the voxels beside padding that show signal, from which on it cuts the head off
 
@@ -76,7 +77,7 @@ def _next_padding(
     rest = volume[~hidden]
     for extreme in (float(rest.min()), float(rest.max())):
         mask = (volume == extreme) & ~hidden
-        if extreme == 0 or not np.isfinite(extreme) or (mask | hidden).all() or mask.mean() < _LEAST_SHARE:
+        if extreme == 0 or not np.isfinite(extreme) or (mask | hidden).all() or _is_small(mask, hidden):
             continue
         signal = volume[~(mask | hidden)]
         low, high = float(signal.min()), float(signal.max())
@@ -91,9 +92,14 @@ def _note(what: str, mask: NDArray[np.bool_]) -> str:
     )
 
 
+def _is_small(mask: NDArray[np.bool_], hidden: NDArray[np.bool_]) -> bool:
+    """Whether the mask has too few voxels for a border; beside another one, few suffice."""
+    return bool(mask.sum() < max(0 if hidden.any() else _LEAST, _LEAST_SHARE * mask.size))
+
+
 def _is_border(mask: NDArray[np.bool_], hidden: NDArray[np.bool_]) -> bool:
     """Whether the mask is large and, with what is ``hidden``, hangs together with the faces of the volume."""
-    if mask.mean() < _LEAST_SHARE or (mask := mask | hidden).all():
+    if _is_small(mask, hidden) or (mask := mask | hidden).all():
         return False
     from scipy.ndimage import label
 
