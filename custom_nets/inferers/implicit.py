@@ -40,7 +40,7 @@ from custom_nets.operators.interpolation import (
     sample_bspline,
     sample_trilinear,
 )
-from custom_nets.operators.slice_profile import PointSpread, slice_profile_matrix
+from custom_nets.operators.slice_profile import slice_profile_matrix
 
 __all__ = ["ImplicitVolumeInferer", "PublishedProcedureInferer", "resolve_grid"]
 
@@ -363,8 +363,8 @@ class ImplicitVolumeInferer(Inferer):
         if consistent:
             rest, after = slices.correction(before, TOLERANCE * span, _STEPS)
             reach = overreach(rest, before, slices.sample(out) - image)
-            plain = all(s is None or s == PointSpread("kspace") for s in spreads)  # takes nothing, amplifies nothing
-            consistent = plain or reach <= LARGEST_OVERREACH
+            amplifies = any(s is not None and not s.takes_nothing for s in spreads)
+            consistent = not amplifies or reach <= LARGEST_OVERREACH
             if not consistent:
                 said.append(too_wide(reach))
                 rest, after = torch.zeros_like(rest), before

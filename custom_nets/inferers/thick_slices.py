@@ -543,10 +543,12 @@ class _StackSharpener:
                 self.said.append(disagreement(self.agreement))
                 warnings.warn(self.said[0], stacklevel=5)
                 self.strength *= self.agreement
-            elif self.consistent and (reach := self.measurement.overreach(missing - change, added)) > LARGEST_OVERREACH:
-                self.said.append(too_wide(reach))
-                warnings.warn(self.said[0], stacklevel=5)
-                self.consistent = False
+            elif self.consistent and not self.spread.takes_nothing:
+                reach = self.measurement.overreach(missing - change, added)
+                if reach > LARGEST_OVERREACH:
+                    self.said.append(too_wide(reach))
+                    warnings.warn(self.said[0], stacklevel=5)
+                    self.consistent = False
         if self.strength < 1:
             added *= self.strength
 

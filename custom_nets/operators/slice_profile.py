@@ -118,6 +118,11 @@ class PointSpread:
         """Whether it is a crop of k-space."""
         return self.profile.startswith("kspace")
 
+    @property
+    def takes_nothing(self) -> bool:
+        """Whether all that the measured voxels can hold is measured: an unfiltered crop of k-space of their size."""
+        return self.profile == "kspace" and self.thickness == 1
+
     def response(self, frequency: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
         """What is left of a wave of the wanted voxels.
 
