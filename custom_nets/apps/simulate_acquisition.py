@@ -27,7 +27,7 @@ from custom_nets.data.angiography.acquisition_writer import (
 )
 from custom_nets.data.angiography.views import volume_affine_ras
 from custom_nets.data.volumes.nifti import write_nifti
-from custom_nets.simulation.phantom import NOISE, PATHOLOGIES, PhantomSettings, VesselFlowPhantom
+from custom_nets.simulation.phantom import NOISE, PATHOLOGIES, VESSELS, PhantomSettings, VesselFlowPhantom
 from custom_nets.utils.files import new_folder, write_json
 
 __all__ = ["write_phantom"]
@@ -103,11 +103,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of vessels, bolus, turn and noise")
     parser.add_argument("--noise", choices=tuple(NOISE), default="moderate", help="of two exposures")
     parser.add_argument("--pathologies", nargs="*", default=[], choices=PATHOLOGIES)
+    parser.add_argument("--vessels", choices=VESSELS, default=standard.vessels, help="how trees grow and blood flows")
     parser.add_argument("--frames", type=int, default=standard.frames)
     parser.add_argument("--duration_s", type=float, default=standard.duration_s)
     parser.add_argument("--arc_deg", type=float, default=standard.arc_deg)
     parser.add_argument("--size", type=int, nargs=2, default=standard.size, metavar=("ROWS", "COLUMNS"))
     parser.add_argument("--pixel_mm", type=float, default=standard.pixel_mm, help="at the panel")
+    parser.add_argument("--sad_mm", type=float, default=standard.sad_mm, help="source to isocentre")
+    parser.add_argument("--sid_mm", type=float, default=standard.sid_mm, help="source to panel")
     parser.add_argument("--voxels", type=int, default=standard.volume_shape[0], help="along each edge of the volume")
     parser.add_argument("--voxel_mm", type=float, default=standard.voxel_mm)
     parser.add_argument("--no_veins", action="store_true")
@@ -116,7 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         settings = PhantomSettings(
             frames=options.frames, duration_s=options.duration_s, arc_deg=options.arc_deg, size=tuple(options.size),
-            pixel_mm=options.pixel_mm, volume_shape=(options.voxels,) * 3, voxel_mm=options.voxel_mm,
+            pixel_mm=options.pixel_mm, sad_mm=options.sad_mm, sid_mm=options.sid_mm,
+            volume_shape=(options.voxels,) * 3, voxel_mm=options.voxel_mm, vessels=options.vessels,
             veins=not options.no_veins, pathologies=tuple(options.pathologies), counts=NOISE[options.noise],
         )  # fmt: skip
         folder = write_phantom(VesselFlowPhantom(options.seed, settings), options.folder, options.xa)

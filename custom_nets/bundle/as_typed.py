@@ -1,4 +1,4 @@
-"""Paths and names as they were typed: neither the parser of the command line nor that of configs may change them.
+"""Options as they were typed: neither the parser of the command line nor that of configs may change them.
 
 On the way from a shell to a config, Fire reads each value as Python (``data#2`` loses its end as a comment,
 ``2020_01_02`` and ``1e3`` become numbers, ``None`` is dropped), and MONAI's parser makes ``::`` of every ``#``. Both
@@ -66,7 +66,8 @@ def text_of(value: Any) -> Any:
 
 
 def keep_as_typed(parser: ConfigParser) -> None:
-    """Give paths and names in a config the value that was typed, before anything is made of it.
+    """Give paths and names in a config the value that was typed, before anything is made of it, and None to any other
+    option that it was typed for, which MONAI's runner takes for "not given".
 
     Values in the config's own language stay what they are: ``@id`` of an id that is there, ``$expression``,
     ``%macro``. A file or folder of just that name goes first. ``None`` for an option that is null by default is null.
@@ -78,7 +79,11 @@ def keep_as_typed(parser: ConfigParser) -> None:
         SystemExit: an option without a value.
     """
     options = {name: value for name, value in parser.get().items() if is_path_or_name(str(name))}
-    typed = {name: text for name, text in _typed_on_command_line().items() if is_path_or_name(name)}
+    typed = _typed_on_command_line()
+    for name, text in typed.items():
+        if text == "None" and not is_path_or_name(name) and name in parser:
+            parser.set(None, name)
+    typed = {name: text for name, text in typed.items() if is_path_or_name(name)}
     for name, text in typed.items():
         if text is None:
             raise SystemExit(f"error: the value of --{name} is missing.")

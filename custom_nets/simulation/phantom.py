@@ -5,8 +5,9 @@ vessel) and the arrival time of its place on the tree. The truth in voxels is th
 projection, with the exact magnification of each cube: neither goes by way of the other, and no projector of a
 reconstruction was used (no inverse crime). Noise is that of two Poisson exposures behind a head.
 
-The tree grows by Murray's law (:mod:`custom_nets.simulation.vessel_tree`); pathologies are switches. What is left out:
-scatter, blur of the detector, motion between the runs, tissue blush.
+The tree grows by Murray's law (:mod:`custom_nets.simulation.vessel_tree`), or, for trials of what was settled on such
+ones, towards tissue that lacks blood, with a bolus of another kind (:mod:`custom_nets.simulation.colonised_tree`).
+Pathologies are switches. What is left out: scatter, blur of the detector, motion between the runs, tissue blush.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ from custom_nets.data.angiography.acquisition_folders import line_integrals
 from custom_nets.data.angiography.arrival import half_rise_time
 from custom_nets.data.angiography.views import Acquisition
 from custom_nets.geometry.cone_beam import ConeBeam, circular_trajectory
+from custom_nets.simulation.colonised_tree import ReturningBolus, colonise
 from custom_nets.simulation.splat import splat_discs
 from custom_nets.simulation.vessel_tree import Bolus, VesselTree, grow_tree
 
-__all__ = ["NOISE", "PATHOLOGIES", "PhantomSettings", "VesselFlowPhantom"]
+__all__ = ["NOISE", "PATHOLOGIES", "VESSELS", "PhantomSettings", "VesselFlowPhantom"]
 
 Array = NDArray[np.float64]
 
+VESSELS = ("forking", "colonised")
 PATHOLOGIES = ("aneurysm", "stenosis", "avm", "fistula")
 NOISE = {"none": np.inf, "moderate": 5e4, "heavy": 5e3}  # counts per pixel behind an attenuation of 3
 _BEHIND = 3.0
@@ -52,8 +55,9 @@ class PhantomSettings:
         sad_mm, sid_mm: source to isocentre, source to panel; typical values, not those of one system.
         volume_shape: (nx, ny, nz).
         voxel_mm: edge of a voxel.
+        vessels: one of :data:`VESSELS`: how the trees grow, and what bolus flows through them.
         inlets: arterial trees.
-        smallest_radius_mm: vessels end below it.
+        smallest_radius_mm: forking vessels end below it.
         veins: whether a venous tree drains, after the tissue's transit time.
         iodine_per_mm: attenuation of undiluted agent in blood, 1/mm.
         pathologies: some of :data:`PATHOLOGIES`.
@@ -70,6 +74,7 @@ class PhantomSettings:
     sid_mm: float = 1200.0
     volume_shape: tuple[int, int, int] = (96, 96, 96)
     voxel_mm: float = 1.3
+    vessels: str = "forking"
     inlets: int = 2
     smallest_radius_mm: float = 0.45
     veins: bool = True
@@ -80,6 +85,8 @@ class PhantomSettings:
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.pathologies) - set(PATHOLOGIES)):
             raise ValueError(f"unknown pathologies {unknown}; there are {', '.join(PATHOLOGIES)}.")
+        if self.vessels not in VESSELS:
+            raise ValueError(f"vessels must be one of {', '.join(VESSELS)}, got {self.vessels!r}.")
         if self.frames < 2 or not self.duration_s > 0 or not self.counts > 0:
             raise ValueError(
                 f"needed: 2 frames or more, a duration and counts above zero; got {self.frames} frames, "
@@ -105,13 +112,7 @@ class VesselFlowPhantom:
         self.seed = seed
         self.settings = s = settings or PhantomSettings()
         rng = np.random.default_rng([seed, 11])
-        self.bolus = Bolus(
-            start_s=rng.uniform(0.1, 0.5),
-            duration_s=rng.uniform(1.5, 3.0),
-            sharpness=rng.uniform(2.0, 3.0),
-            time_constant_s=rng.uniform(0.1, 0.3),
-            dispersion=rng.uniform(0.08, 0.2),
-        )
+        self.bolus = _bolus(rng, s.vessels)
         self.tree = _grow(seed, s, self._reach_mm)
         self.times_s: Array = np.linspace(0, s.duration_s, s.frames)
         self.angles_rad = _turn(rng, s)
@@ -283,6 +284,24 @@ class VesselFlowPhantom:
         )
 
 
+def _bolus(rng: np.random.Generator, vessels: str) -> Bolus | ReturningBolus:
+    if vessels == "colonised":
+        return ReturningBolus(
+            start_s=rng.uniform(0.1, 0.6),
+            duration_s=rng.uniform(1.4, 2.6),
+            time_constant_s=rng.uniform(0.3, 0.7),
+            dispersion=rng.uniform(0.05, 0.15),
+            heart_rate_hz=rng.uniform(0.9, 1.6),
+        )
+    return Bolus(
+        start_s=rng.uniform(0.1, 0.5),
+        duration_s=rng.uniform(1.5, 3.0),
+        sharpness=rng.uniform(2.0, 3.0),
+        time_constant_s=rng.uniform(0.1, 0.3),
+        dispersion=rng.uniform(0.08, 0.2),
+    )
+
+
 def _turn(rng: np.random.Generator, s: PhantomSettings, ramp: float = 0.1) -> Array:
     """[N] radians: the arm speeds up, turns and slows down."""
     share = np.linspace(0, 1, s.frames)
@@ -321,10 +340,20 @@ def _artery(rng: np.random.Generator, s: PhantomSettings, reach_mm: Array, main:
     root = reach_mm * [rng.uniform(-0.3, 0.3), rng.uniform(-0.3, 0.3), -0.9]
     heading = np.array([rng.normal(0, 0.3), rng.normal(0, 0.3), 1.0])
     radius = rng.uniform(1.8, 2.5) if main else rng.uniform(1.2, 2.0)
+    if s.vessels == "colonised":
+        tissue = _tissue(rng, int(rng.integers(22, 36) if main else rng.integers(8, 18)), reach_mm)
+        return colonise(rng, root, heading, tissue, radius, rng.uniform(150, 300), 0.5 * float(reach_mm[2]))
     return grow_tree(
         rng, root, heading, radius, rng.uniform(200, 350), s.smallest_radius_mm, reach_mm[2] * rng.uniform(0.4, 0.8),
         rng.uniform(0.06, 0.12), tuple(0.9 * reach_mm), rng.uniform(14, 22),
     )  # fmt: skip
+
+
+def _tissue(rng: np.random.Generator, count: int, reach_mm: Array) -> Array:
+    """[count, 3] places within the reach, most of them far out as the cortex is."""
+    way = rng.normal(size=(count, 3))
+    way /= np.linalg.norm(way, axis=1, keepdims=True)
+    return 0.9 * reach_mm * way * rng.uniform(0.4, 1, (count, 1)) ** 0.5
 
 
 def _veins(
@@ -332,10 +361,15 @@ def _veins(
 ) -> VesselTree:
     """A tree that blood reaches from its tips, after the tissue."""
     transit = rng.uniform(1.2, 2.2)
-    vein = grow_tree(
-        rng, outlet_mm, np.array([0.0, rng.uniform(-0.4, 0), 1.0]), rng.uniform(1.6, 2.4), 180.0,
-        1.3 * s.smallest_radius_mm, 0.4 * float(reach_mm[2]), 0.08, tuple(0.9 * reach_mm), rng.uniform(12, 18),
-    )  # fmt: skip
+    start = outlet_mm, np.array([0.0, rng.uniform(-0.4, 0), 1.0])
+    radius, trunk = rng.uniform(1.6, 2.4), 0.4 * float(reach_mm[2])
+    if s.vessels == "colonised":
+        vein = colonise(rng, *start, _tissue(rng, int(rng.integers(12, 24)), reach_mm), radius, 120.0, trunk)
+    else:
+        vein = grow_tree(
+            rng, *start, radius, 180.0, 1.3 * s.smallest_radius_mm, trunk, 0.08, tuple(0.9 * reach_mm),
+            rng.uniform(12, 18),
+        )  # fmt: skip
     first = float(np.median(arteries.arrival_s[arteries.tip])) + transit
     arrival = first + vein.arrival_s.max() - vein.arrival_s
     return replace(vein, arrival_s=arrival, smear_s=np.full(len(vein), 0.4 * transit))

@@ -24,6 +24,7 @@ CONFIG = {
     "checkpoint": "$@bundle_root + '/models/model.pt'",
     "cases": None,
     "spacing": None,
+    "noise": "moderate",
     "files": {"found": "$[str(@input)]", "saver": {"output_dir": "@output_dir", "postfix": "$@output_postfix + '_x'"}},
     "initialize": ["$custom_nets.bundle.check_config()", "$[@input, @output_dir]"],
 }
@@ -75,6 +76,12 @@ def test_a_null_option_can_be_given_none_unless_such_a_file_is_there(typed, tmp_
     assert typed("--like", "None").get_parsed_content("like") is None
     (tmp_path / "None").touch()
     assert typed("--like", "None").get_parsed_content("like") == "None"
+
+
+def test_none_reaches_an_option_that_is_not_null(typed) -> None:
+    parser = typed("--noise", "None", "--files#saver#postfix", "None")
+    assert parser["noise"] is None and parser["files#saver#postfix"] is None
+    assert typed("--nose", "None")["noise"] == "moderate"
 
 
 def test_lists_and_quoted_texts_hold_names_as_typed(typed) -> None:

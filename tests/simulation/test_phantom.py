@@ -87,6 +87,24 @@ def test_half_rise_is_linear_between_samples():
         half_rise_time(curves, [0, 1, 2])
 
 
+def test_colonised_vessels_feed_their_tissue_and_the_agent_comes_back():
+    other = VesselFlowPhantom(3, replace(SMALL, vessels="colonised", inlets=1, veins=False))
+    tree, bolus = other.tree, other.bolus
+    again = VesselFlowPhantom(3, replace(SMALL, vessels="colonised", inlets=1, veins=False))
+    np.testing.assert_array_equal(again.projection(5), other.projection(5))
+    assert tree.tip.sum() > 5 and tree.radius_mm[tree.tip].max() < 0.6 * tree.radius_mm.max()
+    assert tree.arrival_s[tree.tip].min() > tree.arrival_s.min() and not np.array_equal(
+        other.coverage, VesselFlowPhantom(3, replace(SMALL, inlets=1, veins=False)).coverage
+    )
+    times = np.linspace(0, 60, 6001)
+    curve = np.array([float(bolus.concentration(t, np.zeros(1))[0]) for t in times])
+    assert curve.max() < 1.1 and curve[times < bolus.start_s].max() == 0
+    # what the heart's swing adds and takes is nearly nothing in all: the agent is neither made nor lost
+    assert np.trapezoid(curve, times) == pytest.approx(bolus.duration_s, rel=0.03)
+    late = times > bolus.start_s + bolus.duration_s + 3
+    assert curve[late].sum() > 0.03 * curve.sum(), "some comes back"
+
+
 def test_everything_follows_from_the_seed(phantom):
     again = VesselFlowPhantom(3, SMALL)
     np.testing.assert_array_equal(again.projection(5), phantom.projection(5))
@@ -128,5 +146,7 @@ def test_pathologies_change_the_vessels(phantom, name):
 def test_mistakes():
     with pytest.raises(ValueError, match=r"unknown pathologies \['tumour'\]"):
         PhantomSettings(pathologies=("tumour",))
+    with pytest.raises(ValueError, match="vessels must be one of forking, colonised"):
+        PhantomSettings(vessels="grown")
     with pytest.raises(ValueError, match="2 frames or more"):
         PhantomSettings(frames=1)
