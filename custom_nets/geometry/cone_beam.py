@@ -87,6 +87,12 @@ class ConeBeam:
         return np.linalg.norm(self.source_mm, axis=1)
 
     @property
+    def steps_deg(self) -> Array:
+        """[N - 1] angles between a frame's source and the next one's, seen from the isocentre."""
+        way = self.source_mm / self.source_isocentre_mm[:, None]
+        return np.rad2deg(np.arccos(np.clip((way[1:] * way[:-1]).sum(1), -1, 1)))
+
+    @property
     def magnification(self) -> Array:
         """[N] of the plane through the isocentre parallel to the panel: panel mm per isocentre mm."""
         normal = self._normal / np.linalg.norm(self._normal, axis=1, keepdims=True)

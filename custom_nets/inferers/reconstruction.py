@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 _FORMAT = "custom_nets scan fit 1"
 _ENOUGH_TIMES = 100  # to tell when a curve has half of its maximum
 _GROSS = 1.25  # a short fit on a coarse grid is no wrong geometry
+_HALF_A_TURN_DEG = 170.0  # and somewhat less; 3D runs are of 180 to 220 degrees
 _FAR_DEG = 5.0  # between two views: nearer ones are means of their neighbours, whatever the geometry
 
 
@@ -220,7 +221,8 @@ def _score(found: Reconstruction) -> None:
     size = max(float(np.linalg.norm(some.projections)), 1e-12)
     found.scores["nrmse_of_the_mean_picture"] = float(np.linalg.norm(some.projections - mean)) / size
     others = [("the mean picture", found.scores["nrmse_of_the_mean_picture"], 1.0)]
-    if len(found.left_out) and _step_deg(scan.subset(found.kept)) > _FAR_DEG:
+    steps = scan.geometry.at(found.kept).steps_deg
+    if len(found.left_out) and steps.size and float(np.median(steps)) > _FAR_DEG:
         between = np.linalg.norm(some.projections - _between(scan, found.kept, found.left_out)) / size
         found.scores["nrmse_of_the_neighbours"] = float(between)
         others.append(("a mean of the two nearest kept views", float(between), _GROSS))
@@ -232,17 +234,21 @@ def _score(found: Reconstruction) -> None:
                 "geometry (angles, distances, pixel size, order of frames), the times and the subtraction."
             )
             break
+    found.warnings += scan.warnings + ([text] if (text := turn_covered(scan)) else [])
     if found.curve is not None:
         found.warnings += found.curve.warnings
     if not scan.quantitative:
         found.warnings.append("the pictures are no line integrals: the volume's attenuation has no unit")
 
 
-def _step_deg(scan: Acquisition) -> float:
-    """Median angle between a view and the next."""
-    way = scan.source_mm / np.linalg.norm(scan.source_mm, axis=1, keepdims=True)
+def turn_covered(scan: Acquisition) -> str | None:
+    """Say so where the arm turns by less than half a turn, by which no volume is told without doubt."""
+    arc = float(scan.geometry.steps_deg.sum())
+    if arc >= _HALF_A_TURN_DEG:
+        return None
     return (
-        float(np.rad2deg(np.median(np.arccos(np.clip((way[1:] * way[:-1]).sum(1), -1, 1))))) if len(scan) > 1 else 0.0
+        f"the arm turns by {arc:.0f} degrees only: vessels are drawn out along the directions that no view has. Runs "
+        "for volumes have 180 to 220 degrees: was a part of the run left out, or do the angles mean something else?"
     )
 
 

@@ -20,6 +20,7 @@ from custom_nets.data.angiography.run import AngiographyRun
 from custom_nets.data.angiography.views import Acquisition, default_volume
 from custom_nets.data.angiography.xa_reader import read_xa, run_headers
 from custom_nets.data.angiography.xa_times import anywhere, clock
+from custom_nets.data.dicom.elements import valid_number
 from custom_nets.data.dicom.files import dicom_files
 from custom_nets.geometry.cone_beam import ConeBeam, SeenFrom, positioner_trajectory
 
@@ -29,6 +30,7 @@ _SHORTEST_ARC_DEG, _LONGEST_ARC_DEG = 90.0, 370.0
 _BACKWARDS_DEG = 0.05  # an arm that starts or stops trembles
 _SAME_ANGLE_DEG = 0.1  # nearer than this a mask frame is taken as it is
 _SAME_PLACE_MM = 0.5
+_SAME_SIZE, _SAME_ENLARGEMENT = 0.06, 0.03  # two statements may differ by so much, as rounded and nominal ones do
 _FEWEST = 8
 _LONE_LOG_SPAN = 5.0  # of line integrals over the range of stored LOG values, where nobody knows: a unit of no meaning
 
@@ -132,6 +134,7 @@ def read_xa_acquisition(
         volume_spacing_mm=spacing,
         quantitative=quantitative,
         notes=notes,
+        warnings=_contradictions(run, options, geometry),
         origin=run.origin if masks is None else replace(run.origin, sources=run.origin.sources + masks.origin.sources),
     )
 
@@ -302,6 +305,30 @@ def _geometry(
         return geometry, mirrored
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
+
+
+def _contradictions(run: AngiographyRun, options: XAOptions, geometry: ConeBeam) -> list[str]:
+    """What else the header says of sizes, where it does not fit those that were taken: the pictures do not tell."""
+    dataset, found = run.origin.dataset, list[str]()
+    enlarged = valid_number(dataset, "EstimatedRadiographicMagnificationFactor")
+    taken = float(np.median(geometry.magnification))
+    if enlarged and abs(taken / enlarged - 1) > _SAME_ENLARGEMENT and not (options.sad_mm and options.sid_mm):
+        found.append(
+            f"distances make the isocentre {taken:.3f} times as large on the panel, the header says {enlarged:.3f} "
+            "(EstimatedRadiographicMagnificationFactor): all sizes may be off by as much. Check --sad_mm and --sid_mm."
+        )
+    stated = np.atleast_1d(np.asarray(anywhere(dataset, "FieldOfViewDimensions") or [], dtype=np.float64))
+    steps = (geometry.row_step_mm[0], geometry.column_step_mm[0])
+    height, width = (n * float(np.linalg.norm(step)) for n, step in zip(run.size, steps, strict=True))
+    sides = np.array([height, width, np.hypot(height, width)])  # a nominal size may be any of them
+    if options.pixel_mm is None and stated.size and (stated > 0).all():
+        if np.abs(sides[:, None] / stated - 1).min() > _SAME_SIZE:
+            found.append(
+                f"pixels make a picture of {width:.0f} x {height:.0f} mm on the panel, the header says "
+                f"{' x '.join(f'{mm:.0f}' for mm in stated)} mm (FieldOfViewDimensions): all sizes may be off by as "
+                "much. Check --pixel_mm."
+            )
+    return found
 
 
 def _seen_from(dataset: Any, primary_deg: float, name: str, notes: list[str]) -> SeenFrom:

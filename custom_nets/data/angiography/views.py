@@ -38,6 +38,7 @@ class Acquisition:
         quantitative: whether pixels are line integrals, so that a volume has the unit 1/mm; False for pictures of
             which only grey values are known.
         notes: what had to be assumed, for people; each a sentence.
+        warnings: what the files contradict themselves in, likewise.
         origin: the run that was read, for files that are written of its patient; None where there is none.
 
     Raises:
@@ -56,6 +57,7 @@ class Acquisition:
     volume_spacing_mm: tuple[float, float, float] = (2.0, 2.0, 2.0)
     quantitative: bool = True
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     origin: RunOrigin | None = None
 
     def __post_init__(self) -> None:

@@ -67,6 +67,26 @@ def write_pair(folder: Path, mask_angles: np.ndarray = ANGLES, fill_tags=None, m
     return mask, fill
 
 
+@pytest.mark.parametrize(
+    ("tags", "said"),
+    [
+        ({"EstimatedRadiographicMagnificationFactor": "1.57"}, ""),
+        (
+            {"EstimatedRadiographicMagnificationFactor": "1.72"},
+            "1.569 times as large on the panel, the header says 1.7",
+        ),
+        ({"FieldOfViewDimensions": ["90", "112"]}, ""),
+        ({"FieldOfViewDimensions": ["144"]}, ""),  # the diagonal
+        ({"FieldOfViewDimensions": ["105", "130"]}, "112 x 90 mm on the panel, the header says 105 x 130 mm"),
+    ],
+)
+def test_a_header_that_contradicts_its_sizes_is_said(tags, said, tmp_path):
+    mask, fill = write_pair(tmp_path, fill_tags=tags)
+    warnings = read_acquisition(fill, mask).warnings
+    assert len(warnings) == bool(said) and said in " ".join(warnings)
+    assert read_acquisition(fill, mask, pixel_mm=8.5, sad_mm=765.0, sid_mm=1200.0).warnings == []
+
+
 @pytest.fixture
 def pair(tmp_path) -> tuple[Path, Path]:
     return write_pair(tmp_path)
