@@ -20,6 +20,7 @@ from tqdm import tqdm
 from custom_nets.data.volumes.padding import measured_box
 from custom_nets.geometry import Grid, as_triple
 from custom_nets.inferers.measured_blur import UNSEEN, BlurOptions, MeasuredBlur, to_measured
+from custom_nets.inferers.overshoot import OvershootLimits
 from custom_nets.inferers.streaming import PlaneStreamer
 from custom_nets.operators.data_consistency import (
     LARGEST_OVERREACH,
@@ -50,6 +51,7 @@ _ROWS = 8192  # points decoded at once on a CPU: their activations stay in its c
 _ROWS_CUDA = 524288
 _STEPS = 20  # of the correction to what was measured
 _DAMPING = 0.05  # of the steps that follow where these do not suffice
+_ROUNDS = 4  # between what was measured and how far a result may go
 _ACTIVATION_BYTES = 24 * 2**20  # of one tensor on a CPU: larger ones leave the cache, and the allocator's reuse
 _ACTIVATION_BYTES_CUDA = 2**30
 
@@ -134,6 +136,8 @@ class ImplicitVolumeInferer(Inferer):
         profile, thickness_mm, mtf: how the scan was measured, see
             :class:`custom_nets.inferers.measured_blur.BlurOptions`; by default ("auto") it is found out.
         data_consistency: make the result, measured again, give the input (where the blur is known).
+        limit_overshoot: keep the result within what is measured around it
+            (:mod:`custom_nets.inferers.overshoot`); part of ``data_consistency``.
         strength: share of what the network adds to the interpolation that is kept, 0 to 1.
         geometry: "centre" (voxels keep their outer edge), or "align_corners" for the published weights when their
             learned end-to-end warp is believed: first and last centres coincide. It changes the affine alone.
@@ -157,6 +161,7 @@ class ImplicitVolumeInferer(Inferer):
         thickness_mm: float | Sequence[float] | None = None,
         mtf: Sequence[Any] | None = None,
         data_consistency: bool = True,
+        limit_overshoot: bool = True,
         strength: float = 1.0,
         geometry: str = "centre",
         progress: bool = False,
@@ -178,6 +183,7 @@ class ImplicitVolumeInferer(Inferer):
             raise ValueError(f"strength must lie between 0 (interpolation) and 1 (all of the network), got {strength}.")
         self.blur = BlurOptions(profile, thickness_mm, mtf)
         self.data_consistency, self.strength = bool(data_consistency), float(strength)
+        self.limit_overshoot = bool(limit_overshoot and data_consistency)
         self.spacing, self.scale, self.like = spacing, scale, like
         self.memory_gb = float(memory_gb)
         self.precision = precision
@@ -347,10 +353,13 @@ class ImplicitVolumeInferer(Inferer):
         if not (known and finer.any() and _cover(positions, image.shape, scale, finer)):
             if strength < 1:
                 slices.add_interpolated(out, (1 - strength) * image, strength)
+            if self.limit_overshoot and finer.any():
+                OvershootLimits(image, positions).clip(out)
             why = "the blur is not known" if not known else "the output does not cover the input"
             return self._not_consistent(why if finer.any() else "nothing is made finer")
         low, high = np.percentile(image.numpy(), (0.1, 99.9))
         span = max(float(high - low), 1e-12)
+        tolerance = TOLERANCE * span
         result, interpolated = slices.forward(out), slices.forward_interpolated(image)
         share = agreement(result - interpolated, image - interpolated)
         said: list[str] = []
@@ -361,25 +370,31 @@ class ImplicitVolumeInferer(Inferer):
         rest, after = torch.zeros_like(image), before
         consistent, reach = self.data_consistency, 0.0
         if consistent:
-            rest, after = slices.correction(before, TOLERANCE * span, _STEPS)
+            rest, after = slices.correction(before, tolerance, _STEPS)
             reach = overreach(rest, before, slices.sample(out) - image)
             amplifies = any(s is not None and not s.takes_nothing for s in spreads)
             consistent = not amplifies or reach <= LARGEST_OVERREACH
             if not consistent:
                 said.append(too_wide(reach))
                 rest, after = torch.zeros_like(rest), before
-            elif float(after.abs().max()) > TOLERANCE * span:
-                more, after = slices.correction(after, TOLERANCE * span, _STEPS, _DAMPING)
-                rest = rest + more
+            else:
+                rest, after = _finished(slices, rest, after, tolerance)
         if any(deviation is not None for deviation in guessed):
             said = []  # taken on the sharp side, a blur is expected to disagree
         for words in said:
             warnings.warn(words, stacklevel=5)
         if strength < 1 or consistent:
             slices.add_interpolated(out, (1 - strength) * image + rest, strength)
+        beyond = 0.0
+        if self.limit_overshoot:
+            cropped = any(s is not None and s.profile == "kspace" for s in spreads)
+            how = "unknown" if not consistent else "cropped" if cropped else "blurred"
+            limits = OvershootLimits(image, positions, how)
+            beyond, after = self._limit(out, image, slices, limits, tolerance, consistent)
         return {
             "strength": round(strength, 4),
             "agreement": round(share, 4),
+            "overshoot_cut": round(beyond / span, 4),
             **({"warnings": said} if said else {}),
             "data_consistency": {
                 "asked_for": self.data_consistency,
@@ -392,6 +407,33 @@ class ImplicitVolumeInferer(Inferer):
             },
         }
 
+    @staticmethod
+    def _limit(
+        out: torch.Tensor,
+        image: torch.Tensor,
+        slices: VolumeMeasurement,
+        limits: OvershootLimits,
+        tolerance: float,
+        consistent: bool,
+    ) -> tuple[float, torch.Tensor]:
+        """Bring ``out`` within ``limits``, in place, and with ``consistent`` still measured as ``image``.
+
+        Both sets are convex, so going from one to the other in turn ends where they meet (projections onto convex
+        sets). The measurement has the last word.
+
+        Returns:
+            how far ``out`` was beyond the limits; what is left to ``image``.
+        """
+        beyond = 0.0
+        for _ in range(_ROUNDS):
+            beyond = max(beyond, limits.clip(out))
+            after = image - slices.forward(out)
+            if not consistent or float(after.abs().max()) <= tolerance:
+                break
+            rest, after = _finished(slices, *slices.correction(after, tolerance, _STEPS), tolerance)
+            slices.add_interpolated(out, rest)
+        return beyond, after
+
     def _not_consistent(self, why: str) -> dict[str, Any]:
         return {
             "strength": self.strength,
@@ -402,6 +444,16 @@ class ImplicitVolumeInferer(Inferer):
                 "largest_deviation_after": None,
             },
         }
+
+
+def _finished(
+    slices: VolumeMeasurement, rest: torch.Tensor, after: torch.Tensor, tolerance: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A correction and what it leaves, with damped steps where plain ones have not sufficed."""
+    if float(after.abs().max()) <= tolerance:
+        return rest, after
+    more, after = slices.correction(after, tolerance, _STEPS, _DAMPING)
+    return rest + more, after
 
 
 def _cover(positions: Sequence[np.ndarray], shape: Sequence[int], scale: np.ndarray, axes: np.ndarray) -> bool:

@@ -21,6 +21,7 @@ from custom_nets.data.volumes.padding import measured_box
 from custom_nets.geometry import Grid, as_triple, nearest_axes
 from custom_nets.inferers.implicit import resolve_grid
 from custom_nets.inferers.measured_blur import BlurOptions, MeasuredBlur
+from custom_nets.inferers.overshoot import OvershootLimits
 from custom_nets.operators.data_consistency import (
     LARGEST_GAIN,
     LARGEST_OVERREACH,
@@ -48,6 +49,7 @@ _SAME = 0.01  # spacings that differ by less are the same: no resampling
 _FACTORS = (1.5, 8.0)
 _HEAD = 0.02  # of the intensity range: what is below everywhere is left as interpolation has it
 _MARGIN = 8  # pixels around the head
+_ROUNDS = 4  # between what was measured and how far a result may go
 
 
 def find_thick_axis(grid: Grid, chosen: str | int | None = None) -> int:
@@ -139,6 +141,8 @@ class ThickSliceInferer(Inferer):
         directions: "one": planes along one of the two axes besides the thick one; "both": mean over both.
         flips: mean over planes as they are and mirrored (rows, columns, both): four times the work.
         data_consistency: make the result, measured again, give the measured slices.
+        limit_overshoot: keep the result within what is measured around it
+            (:mod:`custom_nets.inferers.overshoot`); part of ``data_consistency``.
         profile, thickness_mm, mtf: how the slices were measured, see
             :class:`custom_nets.inferers.measured_blur.BlurOptions`; by default ("auto") it is found out.
         thickness: slice thickness / slice spacing, instead of ``thickness_mm``.
@@ -170,6 +174,7 @@ class ThickSliceInferer(Inferer):
         directions: str = "one",
         flips: bool = False,
         data_consistency: bool = True,
+        limit_overshoot: bool = True,
         profile: str = "auto",
         thickness: float | None = None,
         thickness_mm: float | Sequence[float] | None = None,
@@ -213,7 +218,8 @@ class ThickSliceInferer(Inferer):
             )
         self.spacing, self.like, self.thick_axis = spacing, like, thick_axis
         self.directions, self.flips = directions, bool(flips)
-        self.data_consistency, self.thickness = bool(data_consistency), thickness
+        self.data_consistency, self.limit_overshoot = bool(data_consistency), bool(limit_overshoot and data_consistency)
+        self.thickness = thickness
         self.blur, self.strength = BlurOptions(profile, thickness_mm, mtf), float(strength)
         self.uncertainty = bool(uncertainty)
         self.memory_gb, self.precision = float(memory_gb), precision
@@ -347,9 +353,9 @@ class ThickSliceInferer(Inferer):
 
     def _budget(self, rows: int, voxels: int, measured: int, device: torch.device) -> float:
         """Bytes that are left for the network beside ``voxels`` of the result and those of the ``measured`` slices."""
-        # input and measured slices, their interpolation; result, its de-normalised copy, the file's bytes, and the
-        # same for the deviation; matrices
-        fixed = 4 * (4 * measured + (7 if self.uncertainty else 4) * voxels) + 100 * rows**2
+        # input and measured slices, their interpolation and bounds; result, its de-normalised copy, the file's bytes,
+        # and the same for the deviation; matrices
+        fixed = 4 * (6 * measured + (7 if self.uncertainty else 4) * voxels) + 100 * rows**2
         fixed += _PROCESS_BYTES if device.type == "cpu" else 0
         left = self.memory_gb * _GIB - fixed
         if left <= 0:
@@ -407,6 +413,7 @@ def _worst(reports: list[dict[str, Any]]) -> dict[str, Any]:
         key: max(d[key] for d in deviations) if isinstance(value, float) else value
         for key, value in deviations[0].items()
     }
+    report["overshoot_cut"] = max(r["overshoot_cut"] for r in reports)
     return report
 
 
@@ -556,12 +563,20 @@ class _StackSharpener:
         """Correct ``volume`` in place; how far it was, and is, from the measured slices."""
         low, high = np.percentile(self.measured.numpy(), (0.1, 99.9))
         span = max(float(high - low), 1e-12)
-        before = after = 0.0
+        before = after = beyond = 0.0
+        limits = None
+        if self.options.limit_overshoot:
+            cropped = self.spread.profile == "kspace"
+            how = "unknown" if not (self.known and self.consistent) else "cropped" if cropped else "blurred"
+            limits = OvershootLimits(self.measured, [self.positions, None, None], how)
         for part in range(0, volume.shape[1], 32):  # the correction needs a copy
-            piece, measured = volume[:, part : part + 32], self.measured[:, part : part + 32]
+            columns = slice(part, part + 32)
+            piece, measured = volume[:, columns], self.measured[:, columns]
             before = max(before, float((self.measurement.forward(piece) - measured).abs().max()))
             if self.consistent:
                 piece.copy_(self.measurement.make_consistent(piece, measured))
+            if limits is not None:
+                beyond = max(beyond, self._limit(piece, measured, limits, columns))
             after = max(after, float((self.measurement.forward(piece) - measured).abs().max()))
         report = {
             "asked_for": self.options.data_consistency,
@@ -578,7 +593,25 @@ class _StackSharpener:
                 f"the result reproduces the measured slices only to {after / span:.2g} of their range: the network "
                 "gave values that are far off. Check the checkpoint, or give --data_consistency False."
             )
-        return {"data_consistency": report}
+        return {"data_consistency": report, "overshoot_cut": round(beyond / span, 4)}
+
+    def _limit(self, piece: torch.Tensor, measured: torch.Tensor, limits: OvershootLimits, columns: slice) -> float:
+        """Bring ``columns`` of the volume within ``limits``, in place, and where it is consistent, leave it so.
+
+        Both sets are convex, so going from one to the other in turn ends where they meet. The slices have the last
+        word.
+
+        Returns:
+            how far it was beyond the limits.
+        """
+        beyond = 0.0
+        for _ in range(_ROUNDS):
+            step = limits.clip(piece, columns)
+            beyond = max(beyond, step)
+            if not self.consistent or step == 0:
+                break
+            piece.copy_(self.measurement.make_consistent(piece, measured))
+        return beyond
 
     def _columns(self) -> list[int]:
         """Axes (1, 2) that are the columns of planes, the cheaper direction first."""
