@@ -355,7 +355,7 @@ class ThickSliceInferer(Inferer):
         """Bytes that are left for the network beside ``voxels`` of the result and those of the ``measured`` slices."""
         # input and measured slices, their interpolation and bounds; result, its de-normalised copy, the file's bytes,
         # and the same for the deviation; matrices
-        fixed = 4 * (6 * measured + (7 if self.uncertainty else 4) * voxels) + 100 * rows**2
+        fixed = 4 * (6 * measured + (8 if self.uncertainty else 4) * voxels) + 100 * rows**2
         fixed += _PROCESS_BYTES if device.type == "cpu" else 0
         left = self.memory_gb * _GIB - fixed
         if left <= 0:
@@ -492,10 +492,11 @@ class _StackSharpener:
     def result(self) -> tuple[torch.Tensor, torch.Tensor | None, dict[str, Any]]:
         """[rows, A, B], its standard deviation (or None), and what was found on the way."""
         options = self.options
-        added, deviation = self._added()
+        added, deviations = self._added()
         self._shrink(added)
-        if deviation is not None:
-            deviation *= self.strength
+        deviation = None
+        if deviations:  # of a corrected result, and of one whose correction is left out
+            deviation = deviations[0 if self.consistent else -1].mul_(self.strength)
         added += torch.tensordot(self.spline, self.measured, 1)
         report = {"directions": options.directions, "flips": options.flips, **self._make_consistent(added)}
         report |= {"strength": round(self.strength, 4), "agreement": round(self.agreement, 4)}
@@ -503,33 +504,38 @@ class _StackSharpener:
             report["warnings"] = self.said
         return added, deviation, report
 
-    def _added(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What the network adds to the interpolation: mean and standard deviation [rows, A, B] over all ways to look
-        at it (directions, flips); the deviation is None where it is not asked for."""
+    def _added(self) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """What the network adds to the interpolation: mean and standard deviations [rows, A, B] over all ways to look
+        at it (directions, flips): what is left of them after the correction, and without it where it may be left out;
+        none where they are not asked for."""
         columns = self._columns()
         flips = [(False, False), (True, False), (False, True), (True, True)] if self.options.flips else [(False, False)]
         members = len(columns) * len(flips)
         batches = {column: self._batch(column) for column in columns}
         mean = torch.zeros(self.rows, *self.measured.shape[1:])
-        squares = torch.zeros_like(mean) if self.options.uncertainty else None
-        keep = self._kept()
+        keeps = [self._kept()] if self.options.uncertainty else []
+        if keeps and self.consistent and self.known and not self.spread.takes_nothing:
+            keeps.append(torch.eye(self.rows)[:, self.box[0]])
+        squares = [torch.zeros_like(mean) for _ in keeps]
         total = len(flips) * sum(self.box[3 - column].stop - self.box[3 - column].start for column in columns)
         with tqdm(total=total, unit="plane", desc="sharpening", disable=not self.options.progress) as bar:
             for column in columns:
                 stack = 3 - column
                 inside = mean[self.box[0]].movedim(stack, 0)[:, :, self.box[column]]  # [planes, box rows, columns]
-                spread = None if squares is None else squares.movedim(stack, 0)[:, :, self.box[column]]
+                spreads = [
+                    each.movedim(stack, 0)[:, :, self.box[column]] for each in squares
+                ]  # [planes, rows, columns]
                 for planes, image in self._planes(column, batches[column]):
                     for flip in flips:
                         delta = self._network(image, *flip)  # [B, box rows, columns]
                         inside[planes] += delta / members
-                        if spread is not None:  # [planes, rows, columns]
+                        for spread, keep in zip(spreads, keeps, strict=True):
                             spread[planes] += (keep @ delta).square() / members
                         bar.update(len(planes))
-        if squares is None:
-            return mean, None
-        kept = torch.tensordot(keep, mean[self.box[0]], 1)  # [rows, A, B]
-        return mean, ((squares - kept.square()).clamp(min=0) * (members / (members - 1))).sqrt()
+        for each, keep in zip(squares, keeps, strict=True):
+            kept = torch.tensordot(keep, mean[self.box[0]], 1)  # [rows, A, B]
+            each.sub_(kept.square()).clamp_(min=0).mul_(members / (members - 1)).sqrt_()
+        return mean, squares
 
     def _kept(self) -> torch.Tensor:
         """[rows, box rows]: what a consistent result keeps of what is added."""

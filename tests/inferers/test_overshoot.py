@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+import custom_nets
+from custom_nets.checkpoints import load_network
+from custom_nets.geometry import Grid
+from custom_nets.inferers import ImplicitVolumeInferer, ThickSliceInferer
+from custom_nets.inferers.measured_blur import MeasuredBlur
 from custom_nets.inferers.overshoot import OvershootLimits, upper_bound
+from custom_nets.operators.slice_profile import PointSpread, degrade
 
 
 def line(*values):
@@ -65,3 +71,55 @@ def test_parts_are_clipped_as_the_whole():
     steps = [limits.clip(part, columns) for part, columns in zip(parts, (slice(0, 4), slice(4, 9)), strict=True)]
     assert torch.equal(torch.cat(parts, 1), whole) and max(steps) == step > 0
     assert not torch.equal(whole, volume)
+
+
+# ---- with shipped weights ----
+
+
+@pytest.fixture(scope="module")
+def edge() -> torch.Tensor:
+    """[48, 48, 48]: an oblique edge from 0.2 to 0.8, its voxels partly filled."""
+    x, y, z = np.meshgrid(*[np.arange(96) / 2 - 0.25] * 3, indexing="ij")
+    filled = (0.9 * x + 0.3 * y + 0.6 * z > 43).reshape(48, 2, 48, 2, 48, 2).mean((1, 3, 5))
+    return torch.as_tensor(0.2 + 0.6 * filled).float()
+
+
+@pytest.mark.parametrize("profile", ["gaussian:1.0", "box:1.0", "trapezoid:1.0", "kspace:1.0", "kspace_hann:1.0"])
+def test_an_edge_is_not_overshot(edge: torch.Tensor, profile: str):
+    network, spread = (
+        load_network(custom_nets.bundle_root("arssr") + "/models/model.pt").eval(),
+        PointSpread.of(profile),
+    )
+    fine = Grid(tuple(edge.shape), np.eye(4))
+    source = fine.rescaled([0.5, 0.5, 0.5])
+    measured = degrade(edge, source.shape, spread)
+    blur, reports = MeasuredBlur((spread,) * 3, (1.0,) * 3, "told"), []
+    results = {
+        limited: ImplicitVolumeInferer(scale=2, limit_overshoot=limited).sample(
+            network, measured, source, fine, blur, reports
+        )
+        for limited in (True, False)
+    }
+    inside = (slice(8, -8),) * 3
+    over = {how: float(max(out[inside].max() - 0.8, 0.2 - out[inside].min())) / 0.6 for how, out in results.items()}
+    assert over[True] < 0.05 < over[False]
+    report = reports[0]
+    assert report["overshoot_cut"] > 0 and report["data_consistency"]["largest_deviation_after"] < 1.1e-3
+    error = {how: float((out - edge)[inside].square().mean()) for how, out in results.items()}
+    assert error[True] < error[False]
+
+
+def test_thin_slices_are_not_overshot(edge: torch.Tensor):
+    network, spread = (
+        load_network(custom_nets.bundle_root("transmrsr") + "/models/model.pt").eval(),
+        PointSpread.of("box:1.0"),
+    )
+    fine = Grid(tuple(edge.shape), np.eye(4))
+    source = fine.rescaled([1, 1, 0.25])
+    measured = degrade(edge, source.shape, spread)
+    blur = MeasuredBlur((spread,) * 3, (1.0,) * 3, "told")
+    out, _, report = ThickSliceInferer().sample(network, measured, source, fine, 2, blur)
+    free = ThickSliceInferer(limit_overshoot=False).sample(network, measured, source, fine, 2, blur)[0]
+    inside = (slice(8, -8),) * 3
+    assert out[inside].max() < 0.8 + 0.06 * 0.6 < free[inside].max()
+    assert report["overshoot_cut"] > 0 and report["data_consistency"]["largest_deviation_after"] < 1e-3

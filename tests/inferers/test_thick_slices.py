@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from custom_nets.geometry import Grid
-from custom_nets.inferers import ThickSliceInferer, find_thick_axis
+from custom_nets.inferers import ThickSliceInferer, find_thick_axis, thick_slices
 from custom_nets.inferers.thick_slices import _tiles
 from custom_nets.networks import AnySizeTransMRSR, TransMRSR
 from custom_nets.operators.data_consistency import TOLERANCE
@@ -328,26 +328,24 @@ def test_uncertainty():
         assert (out[:, 1] >= 0).all() and 0.001 < out[:, 1].mean() < 0.5
 
 
-def test_uncertainty_is_the_standard_deviation_of_two_directions():
-    class Sum(Local):
-        """What it adds depends on the direction: its neighbours."""
-
+@pytest.mark.filterwarnings("ignore:what the network adds", "ignore:the result is not corrected")
+@pytest.mark.parametrize("corrected", [True, False], ids=["corrected", "correction left out"])
+def test_uncertainty_is_the_standard_deviation_of_two_directions(corrected: bool, monkeypatch):
+    if not corrected:
+        monkeypatch.setattr(thick_slices, "LARGEST_OVERREACH", -1.0)
+        monkeypatch.setattr(thick_slices, "LEAST_AGREEMENT", -1.0)
+    options = {"profile": "box", "limit_overshoot": False}
     stack = scan(shape=(16, 16, 6))
     # each direction alone: a stack whose other axis is longer makes the other one the cheaper
     members = []
     for column in (1, 2):
-        inferer = ThickSliceInferer()
-        inferer.directions = "one"
-        from custom_nets.inferers import thick_slices
-
-        chosen = thick_slices._StackSharpener._columns
-        try:
-            thick_slices._StackSharpener._columns = lambda self, column=column: [column]  # type: ignore[method-assign]
-            members.append(plain(inferer(stack, Sum())))
-        finally:
-            thick_slices._StackSharpener._columns = chosen  # type: ignore[method-assign]
+        with monkeypatch.context() as patched:
+            patched.setattr(thick_slices._StackSharpener, "_columns", lambda self, column=column: [column])
+            members.append(plain(ThickSliceInferer(**options)(stack, Local())))
     both = torch.cat(members)
-    out = plain(ThickSliceInferer(directions="both", uncertainty=True)(stack, Sum()))
+    result = ThickSliceInferer(directions="both", uncertainty=True, **options)(stack, Local())
+    assert report_of(result[0])["data_consistency"]["applied"] == corrected
+    out = plain(result)
     torch.testing.assert_close(out[0, 0], both.mean(0)[0], atol=1e-5, rtol=0)
     torch.testing.assert_close(out[0, 1], both.std(0)[0], atol=1e-4, rtol=0)
 
