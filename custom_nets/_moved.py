@@ -101,6 +101,7 @@ NAMES = {
     "data.projection.splat_discs": "simulation.splat",
     "engines.published_planes.prepare_published_planes": "engines.batches",
     "engines.published_planes.with_published_prior": "checkpoints.priors:with_prior",
+    "networks.any_size_transmrsr.AnySizeTransMRSR.with_prior": "checkpoints.priors",
     "resampling.PROFILES": "operators.slice_profile",
     "resampling.degrade": "operators.slice_profile",
     "resampling.published_zoom_matrix": "operators.slice_profile",

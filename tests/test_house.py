@@ -7,6 +7,7 @@ import importlib
 import json
 import re
 import warnings
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -46,9 +47,15 @@ def _module(path: Path) -> str:
 MODULES = {_module(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
 def _imports(name: str, path: Path, at_import_only: bool = False) -> set[str]:
     """Modules of this package that ``path`` imports, anywhere in it (or only when it is imported itself)."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = _tree(path)
     skipped: set[ast.AST] = set()
     if at_import_only:  # what functions import is imported later, and types never
         functions = ast.FunctionDef | ast.AsyncFunctionDef
@@ -69,7 +76,16 @@ def _imports(name: str, path: Path, at_import_only: bool = False) -> set[str]:
                 base = ".".join([*here, *filter(None, [node.module])])
             whole = {f"{base}.{alias.name}" for alias in node.names}
             found |= {m for m in whole if m in MODULES} | ({base} if whole - MODULES.keys() else set())
+        elif isinstance(node, ast.Call) and (called := _import_call(node)) is not None:
+            found.add(getattr(called, "value", ""))  # a plain text
     return {module for module in found if module in MODULES and module != name}
+
+
+def _import_call(call: ast.Call) -> ast.expr | None:
+    """The name that ``import_module(...)`` or ``__import__(...)`` is given; None for other calls."""
+    if getattr(call.func, "attr", getattr(call.func, "id", "")) not in ("import_module", "__import__"):
+        return None
+    return (call.args or [keyword.value for keyword in call.keywords])[0]
 
 
 def test_every_package_has_a_floor() -> None:
@@ -86,6 +102,18 @@ def test_no_import_goes_up() -> None:
         if "." in other and FLOOR[other.split(".")[1]] > FLOOR[name.split(".")[1]]
     ]
     assert not upward, "\n".join(upward)
+
+
+def test_no_import_is_hidden_in_a_call() -> None:
+    """A name that is put together cannot be seen above: only parts of the own package are imported so."""
+    hidden = []
+    for name, path in MODULES.items():
+        calls = [node for node in ast.walk(_tree(path)) if isinstance(node, ast.Call)]
+        names = [ast.unparse(given) for call in calls if (given := _import_call(call)) is not None]
+        seen = re.compile(r"""f'\{__name__\}\.[^']*'|'[^'.][^']*'""")
+        hidden += [f"{name}: {given}" for given in names if name != "custom_nets._moved" and not seen.fullmatch(given)]
+    assert not hidden, "\n".join(hidden)
+    assert _import_call(ast.parse("importlib.import_module(name)").body[0].value) is not None  # type: ignore[attr-defined]
 
 
 def test_no_circle() -> None:
@@ -151,8 +179,11 @@ def test_old_modules_and_names_say_where_they_are() -> None:
         new, _, now = new.partition(":")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            old_module = importlib.import_module(f"custom_nets.{place}")
-            assert getattr(old_module, name) is getattr(importlib.import_module(f"custom_nets.{new}"), now or name), old
+            owner, moved = (
+                _resolve(f"custom_nets.{place}"),
+                getattr(importlib.import_module(f"custom_nets.{new}"), now or name),
+            )
+            assert callable(getattr(owner, name)) if isinstance(owner, type) else getattr(owner, name) is moved, old
 
 
 @pytest.mark.slow
@@ -174,7 +205,7 @@ def test_an_old_name_warns_once_and_names_the_new_place() -> None:
 
 def _code_words(path: Path) -> set[str]:
     """Names and strings of a file's code: no comments, no docstrings."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = _tree(path)
     described = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     docstrings = {
         node.body[0].value

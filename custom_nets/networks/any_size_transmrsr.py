@@ -23,7 +23,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from importlib import import_module
 from typing import Any, cast
 
 import numpy as np
@@ -32,6 +31,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
+from custom_nets._moved import moved_name
 from custom_nets.networks.layers.channels import ChannelMap, Space, scaled
 from custom_nets.networks.layers.mtf_code import mtf_code
 
@@ -571,7 +571,7 @@ class AnySizeTransMRSR(nn.Module):
 
     def with_prior(self, path: str | os.PathLike | None, freeze: bool = False) -> AnySizeTransMRSR:
         """Old name of :func:`custom_nets.checkpoints.priors.with_prior`, for configs that were registered with 0.1."""
-        network: AnySizeTransMRSR = import_module("custom_nets.checkpoints.priors").with_prior(self, path, freeze)
+        network: AnySizeTransMRSR = moved_name(f"{__name__}.AnySizeTransMRSR", "with_prior")(self, path, freeze)
         return network
 
     def take_prior(self, prior: nn.Module) -> None:

@@ -164,7 +164,9 @@ def prior_file(path, centroids: int = 3, fitted: bool = True, **sizes):
 def test_prior_is_taken_over(tmp_path):
     prior = prior_file(tmp_path / "prior.pt")
     net = small(centroids=3)
-    assert net.with_prior(tmp_path / "prior.pt") is net and with_prior(net, None) is net
+    with pytest.warns(FutureWarning, match="is now custom_nets.checkpoints.priors.with_prior"):
+        assert net.with_prior(tmp_path / "prior.pt") is net
+    assert with_prior(net, None) is net
     for key, value in prior.synthesis.state_dict().items():
         assert torch.equal(net.generator.state_dict()[key], value)
     assert torch.equal(net.centroids, prior.centroids)
