@@ -8,7 +8,6 @@ No network is loaded and nothing is written. What is unusual is said in the word
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import sys
@@ -29,6 +28,7 @@ from custom_nets.data.volumes.dicom_series import load_series
 from custom_nets.data.volumes.nifti import read_nifti
 from custom_nets.geometry import Grid
 from custom_nets.transforms import load_volume
+from custom_nets.utils.commands import CommandParser
 from custom_nets.utils.errors import one_line_errors, root_cause
 from custom_nets.utils.files import to_jsonable
 
@@ -290,7 +290,7 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """``python -m custom_nets.apps.check INPUT [...]``; returns 1 where something cannot be read."""
-    parser = argparse.ArgumentParser(prog="python -m custom_nets.apps.check", description=__doc__.splitlines()[0])
+    parser = CommandParser(prog="python -m custom_nets.apps.check", description=__doc__.splitlines()[0])
     parser.add_argument("input", nargs="+", type=Path, help="files, DICOM series, folders")
     parser.add_argument("--json", action="store_true", help="a JSON list instead of lines")
     parser.add_argument("--values", action="store_true", help="look at the values of large volumes, too")

@@ -8,7 +8,6 @@ printed, so it can be repeated by hand.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import subprocess
@@ -27,6 +26,7 @@ from custom_nets.simulation.acquisition import run_times, simulated_run, write_s
 from custom_nets.simulation.dsa import DSASettings, DSASimulator
 from custom_nets.simulation.phantom import NOISE, PhantomSettings, VesselFlowPhantom
 from custom_nets.transforms import DegradeVolumed, LoadVolumed, SaveVolumed
+from custom_nets.utils.commands import CommandParser
 
 __all__ = ["degraded_brain", "every_second_frame", "run_demo", "turning_scan"]
 
@@ -143,7 +143,7 @@ def _word(value: Any) -> str:
 
 def main() -> None:
     bundles = {path.name: path for path in find_bundles() if (path / "configs" / "demo.json").is_file()}
-    parser = argparse.ArgumentParser(prog="python -m custom_nets.apps.demo", description=__doc__.splitlines()[0])
+    parser = CommandParser(prog="python -m custom_nets.apps.demo", description=__doc__.splitlines()[0])
     parser.add_argument("--output_dir", type=Path, default=Path("demo"))
     parser.add_argument("--bundles", nargs="+", choices=bundles, default=list(bundles))
     args = parser.parse_args()

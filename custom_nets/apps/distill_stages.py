@@ -9,12 +9,12 @@ is finished is not run again, one that was stopped goes on.
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from pathlib import Path
 
 from custom_nets.bundle import bundle_root
+from custom_nets.utils.commands import CommandParser
 
 __all__ = ["main", "stages"]
 
@@ -48,9 +48,7 @@ def stages(bundle: str, shares: list[float], output_dir: Path, options: list[str
 
 def main(argv: list[str] | None = None) -> None:
     """``python -m custom_nets.apps.distill_stages BUNDLE --shares 0.75 0.5 --output_dir OUT ...``"""
-    parser = argparse.ArgumentParser(
-        prog="python -m custom_nets.apps.distill_stages", description=__doc__.split("\n")[0]
-    )
+    parser = CommandParser(prog="python -m custom_nets.apps.distill_stages", description=__doc__.split("\n")[0])
     parser.add_argument("bundle", help="name of a bundle that has distill.json")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.75, 0.5], help="of the teacher's weights")
     parser.add_argument("--output_dir", type=Path, required=True, help="a folder for each stage comes into it")

@@ -10,7 +10,6 @@ and on the validation head.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,6 +22,7 @@ from custom_nets.checkpoints import save_checkpoint
 from custom_nets.networks import BlurEstimator
 from custom_nets.operators.blur_estimate import NUM_FEATURES, spectral_features
 from custom_nets.transforms.degradation import RandAcquisition
+from custom_nets.utils.commands import CommandParser
 
 __all__ = ["draw_examples", "fit"]
 
@@ -83,9 +83,7 @@ def fit(features: torch.Tensor, transfers: torch.Tensor, epochs: int = 60) -> Bl
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """``python -m custom_nets.apps.fit_blur_estimator CONFIG DATA OUT``"""
-    parser = argparse.ArgumentParser(
-        prog="python -m custom_nets.apps.fit_blur_estimator", description=__doc__.split("\n")[0]
-    )
+    parser = CommandParser(prog="python -m custom_nets.apps.fit_blur_estimator", description=__doc__.split("\n")[0])
     parser.add_argument("config", help="training configuration with RandDegradeCropd")
     parser.add_argument("dataset_dir")
     parser.add_argument("out")

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import shutil
 import tarfile
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from custom_nets.data.volumes.nifti import read_nifti
+from custom_nets.utils.commands import CommandParser
 from custom_nets.utils.files import new_file, write_json
 
 __all__ = ["OPEN_VOLUMES", "crop_to_foreground", "largest_component", "prepare_hcp", "prepare_ixi", "prepare_open"]
@@ -304,7 +304,7 @@ def _write(path: Path, array: NDArray, affine: NDArray[np.float64], dtype: type)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """``python -m custom_nets.apps.prepare_data ixi|hcp|open SRC DST``"""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m custom_nets.apps.prepare_data", description="Lay a downloaded data set out for training."
     )
     parser.add_argument("dataset", choices=("ixi", "hcp", "open"))

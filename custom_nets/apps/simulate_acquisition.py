@@ -10,7 +10,6 @@ in ``truth/`` lie the volume over time, its mean over all frames, the coverage o
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +27,7 @@ from custom_nets.data.angiography.acquisition_writer import (
 from custom_nets.data.angiography.views import volume_affine_ras
 from custom_nets.data.volumes.nifti import write_nifti
 from custom_nets.simulation.phantom import NOISE, PATHOLOGIES, VESSELS, PhantomSettings, VesselFlowPhantom
+from custom_nets.utils.commands import CommandParser
 from custom_nets.utils.files import new_folder, write_json
 
 __all__ = ["write_phantom"]
@@ -96,9 +96,7 @@ def _write_truth(phantom: VesselFlowPhantom, folder: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """``python -m custom_nets.apps.simulate_acquisition FOLDER``"""
     standard = PhantomSettings()
-    parser = argparse.ArgumentParser(
-        prog="python -m custom_nets.apps.simulate_acquisition", description=__doc__.split("\n")[0]
-    )
+    parser = CommandParser(prog="python -m custom_nets.apps.simulate_acquisition", description=__doc__.split("\n")[0])
     parser.add_argument("folder")
     parser.add_argument("--seed", type=int, default=0, help="of vessels, bolus, turn and noise")
     parser.add_argument("--noise", choices=tuple(NOISE), default="moderate", help="of two exposures")

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 
 from custom_nets.simulation.acquisition import run_times, simulated_run, write_simulated_run
 from custom_nets.simulation.dsa import DSASettings, DSASimulator
+from custom_nets.utils.commands import CommandParser
 
 __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """``python -m custom_nets.simulation.dsa OUT``"""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m custom_nets.simulation.dsa", description="Write a simulated angiography run."
     )
     parser.add_argument("out", help="RUN.dcm, RUN.npz, RUN.nii.gz, RUN.gif, RUN.mp4, or a folder for PNG pictures")

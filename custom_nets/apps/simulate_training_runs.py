@@ -10,7 +10,6 @@ gaps of many lengths and moments between the frames have their truth.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from custom_nets.simulation.dsa import DSASettings, DSASimulator, Kind
+from custom_nets.utils.commands import CommandParser
 from custom_nets.utils.files import new_folder, write_json
 
 __all__ = ["simulate_run"]
@@ -56,9 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """``python -m custom_nets.apps.simulate_training_runs FOLDER``"""
     from tqdm import tqdm
 
-    parser = argparse.ArgumentParser(
-        prog="python -m custom_nets.apps.simulate_training_runs", description=__doc__.split("\n")[0]
-    )
+    parser = CommandParser(prog="python -m custom_nets.apps.simulate_training_runs", description=__doc__.split("\n")[0])
     parser.add_argument("folder")
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--first_seed", type=int, default=1000)

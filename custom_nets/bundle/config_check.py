@@ -34,7 +34,7 @@ def check_config() -> None:
     - the strings "true", "false" and "none" where True, False and None were meant,
     - a word where the config has a number,
     - tracking settings that track nothing: those of a training given to an evaluation, or the other way round,
-    - an option that names a path and has no value.
+    - an option that names a path and has no value, or an empty one (that would be the current folder).
 
     Paths and names get the value that was typed (see :mod:`custom_nets.bundle.as_typed`).
 
@@ -184,6 +184,8 @@ def _check_values(given: Any, known: Any, prefix: str) -> None:
             continue
         expected = dict(_items(known)).get(key)
         name = f"{prefix}{key}"
+        if is_path_or_name(name) and not name.endswith("_postfix") and str(value).strip() == "" != expected:
+            _stop(f"{name} is empty: give a value (is a variable of your shell not set?), or leave it out.")
         if is_path_or_name(name) and (expected is not None or os.path.lexists(str(value))):
             continue  # anything may be a name
         if isinstance(value, str) and value != expected:

@@ -13,7 +13,6 @@ compared at, the first being the one it is made for), ``trace`` (true where the 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +24,7 @@ from monai.bundle import ckpt_export, onnx_export
 
 from custom_nets.bundle.pack import bundle_folder, bundle_name
 from custom_nets.checkpoints import load_network
+from custom_nets.utils.commands import CommandParser
 from custom_nets.utils.files import new_file
 
 __all__ = ["FORMATS", "TOLERANCE", "export"]
@@ -150,7 +150,7 @@ def _onnx_runner(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
 
 def main(argv: list[str] | None = None) -> None:
     """``python -m custom_nets.bundle.export BUNDLE --format torchscript|onnx --output FILE [--shape 1 1 32 64 64]``"""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m custom_nets.bundle.export",
         description="Export a bundle's network and compare it with the file made.",
     )

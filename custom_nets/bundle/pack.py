@@ -13,7 +13,6 @@ The same files give the same zip, byte for byte.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -24,6 +23,7 @@ from monai.bundle import ConfigParser
 
 from custom_nets import bundle_root
 from custom_nets.bundle.folder import WEIGHTS, find_bundles
+from custom_nets.utils.commands import CommandParser
 from custom_nets.utils.files import as_typed, new_file
 from custom_nets.utils.record import file_record, git_revision
 
@@ -158,9 +158,7 @@ def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """``python -m custom_nets.bundle.pack BUNDLE [--output FILE.zip]``"""
-    parser = argparse.ArgumentParser(
-        prog="python -m custom_nets.bundle.pack", description="Pack a bundle into one zip file."
-    )
+    parser = CommandParser(prog="python -m custom_nets.bundle.pack", description="Pack a bundle into one zip file.")
     parser.add_argument("bundle", help="name of a bundle, or its folder")
     parser.add_argument("--output", help="zip file to write; default NAME-VERSION.zip in the current folder")
     args = parser.parse_args(argv)

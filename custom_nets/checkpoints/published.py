@@ -5,7 +5,6 @@ How a method's weights are read stands with its network, in ``published``.
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import nn
 
 from custom_nets.checkpoints.bundle import build_empty, load_strictly, save_checkpoint
 from custom_nets.networks import network_classes
+from custom_nets.utils.commands import CommandParser
 from custom_nets.utils.weights import PublishedWeights, StateDict, read_checkpoint
 
 __all__ = ["load_published", "published_methods", "read_centroids"]
@@ -133,7 +133,7 @@ def load_published(
 
 def main(argv: list[str] | None = None) -> None:
     """``python -m custom_nets.checkpoints METHOD IN OUT``"""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m custom_nets.checkpoints", description="Turn an authors' weight file into a bundle checkpoint."
     )
     parser.add_argument("method", choices=list(published_methods()))

@@ -7,7 +7,6 @@ Written to DIR: ``comparison.md``, ``comparison.csv`` and, where the runs have a
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from custom_nets.evaluation.tables import csv_text, markdown_rows
 from custom_nets.tracking.client import find_run
+from custom_nets.utils.commands import CommandParser
 from custom_nets.utils.errors import one_line_errors
 from custom_nets.utils.files import write_text
 
@@ -218,7 +218,7 @@ def compare_runs(run_a: str, run_b: str, output_dir: str | Path, tracking_uri: s
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """``python -m custom_nets.tracking.compare RUN_A RUN_B --output_dir DIR``"""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m custom_nets.tracking.compare", description="Put two MLflow runs side by side."
     )
     for name in ("run_a", "run_b"):

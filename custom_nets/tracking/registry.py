@@ -11,7 +11,6 @@ configs run code, so fetch only from a registry that you trust.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from custom_nets.bundle.folder import WEIGHTS, check_bundle, copy_bundle
 from custom_nets.tracking.client import experiment_id, find_run, open_client, public_uri
+from custom_nets.utils.commands import CommandParser
 from custom_nets.utils.errors import one_line_errors
 from custom_nets.utils.files import is_dead, part_path, process_mark, remove_old_parts, write_json
 from custom_nets.utils.record import environment, file_record, git_revision
@@ -325,12 +325,12 @@ def _version(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """``python -m custom_nets.tracking.registry register|promote|fetch|list``"""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m custom_nets.tracking.registry", description="Versions of a bundle in the MLflow Model Registry."
     )
-    common = argparse.ArgumentParser(add_help=False)
+    common = CommandParser(add_help=False)
     common.add_argument("--tracking_uri", metavar="URI", help="server or data base (default: MLFLOW_TRACKING_URI)")
-    named = argparse.ArgumentParser(add_help=False, parents=[common])
+    named = CommandParser(add_help=False, parents=[common])
     named.add_argument("--name", required=True, help="of the registered bundle")
     commands = parser.add_subparsers(dest="command", required=True)
     add = commands.add_parser("register", parents=[named], help="make a new version")

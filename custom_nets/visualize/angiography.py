@@ -5,7 +5,6 @@ python -m custom_nets.visualize.angiography PICTURE.png RUN [RUN ...]
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from custom_nets.data.angiography.run import AngiographyRun, bounding_box
+from custom_nets.utils.commands import CommandParser
 from custom_nets.visualize.figure import save_figure
 
 __all__ = ["MADE_COLOUR", "MEASURED_COLOUR", "run_figure", "runs_figure"]
@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """``python -m custom_nets.visualize.angiography PICTURE.png RUN [RUN ...]``"""
     from custom_nets.data.angiography.reader import read_angiography, run_name
 
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m custom_nets.visualize.angiography", description="Draw runs one below the other."
     )
     parser.add_argument("picture")

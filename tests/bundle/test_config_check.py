@@ -84,6 +84,7 @@ def test_an_id_that_something_refers_to_is_known(configs):
         ({"epochs": "many"}, ["epochs", "number", "'many'"]),
         ({"epochs": True}, ["epochs", "number", "missing"]),
         ({"run_name": "tracking is off"}, ["'run_name'"]),
+        ({"output_dir": ""}, ["output_dir is empty"]),
     ],
 )
 def test_mistakes_are_refused(configs, override, words):

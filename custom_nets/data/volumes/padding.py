@@ -23,6 +23,7 @@ _MOST_KINDS = 3  # values that may stand for padding in one volume
 _LEAST_SHARE = 0.001  # of all voxels: a border that no header names must be as large
 _LEAST = 32  # voxels: fewer are faults, not a border
 _SIGNAL = 0.1  # of the intensity range: air is below
+_SMOOTHED = 8  # times, over 3 voxels
 _CUT = 0.2  # share of the voxels beside padding that show signal, from which on it cuts the head off
 
 
@@ -125,34 +126,58 @@ def padding_on(target: Grid, source: Grid, mask: NDArray[np.bool_]) -> NDArray[n
 
 
 def measured_box(image: MetaTensor) -> MetaTensor:
-    """The part of a volume that a network may see: without planes of padding at which the head is cut off.
+    """The part of a volume that a network may see: nothing in it makes an edge that is not there.
 
-    What is padded lies in air as a rule, and its lowest value, which it has from the reader, is near to what would have
-    been measured. Where a field of view was filled up that ends within the head, that would be an edge that is not
-    there, so the volume ends with what was measured: the same as of a scan that nobody filled up.
+    Planes of padding at which the head is cut off are left out: the volume ends with what was measured, the same as of
+    a scan that nobody filled up. Other padding that cuts the head off (obliquely) goes on with what was measured beside
+    it. What is left lies in air: its lowest value, which it has from the reader, is near to what was there.
 
     Args:
         image: [C, x, y, z], intensities of about [0, 1] with the background at the lower end; its ``meta`` says what is
             padding, see :func:`custom_nets.transforms.load_volume`.
 
     Returns:
-        The image itself where nothing is cut off.
+        The image itself where nothing is padded.
     """
     mask = image.meta.get("padding")
     if mask is None:
         return image
-    measured = ~np.asarray(mask, dtype=bool).all(axis=0)
-    signal = (image.as_tensor().cpu().numpy() > _SIGNAL).any(axis=0) & measured
+    padded = np.asarray(mask, dtype=bool)
+    measured = ~padded.all(axis=0)
+    values = image.as_tensor().cpu().numpy()
+    signal = (values > _SIGNAL).any(axis=0) & measured
     box = []
     for axis, n in enumerate(measured.shape):
         planes = tuple({0, 1, 2} - {axis})
         share = signal.sum(axis=planes) / np.maximum(measured.sum(axis=planes), 1)
         first, *_, last = np.flatnonzero(measured.any(axis=planes))  # type: ignore[arg-type]
         box.append(slice(first if share[first] > _CUT else 0, last + 1 if share[last] > _CUT else n))
-    if all(part == slice(0, n) for part, n in zip(box, measured.shape, strict=True)):
-        return image
     inside = (slice(None), *box)
+    spacing = Grid.of(image).spacing_mm
+    parts = [_continued(*pair, spacing) for pair in zip(values[inside], padded[inside], strict=True)]
     affine = image.affine.clone()
     affine[:3, 3] += affine[:3, :3] @ torch.tensor([part.start for part in box], dtype=affine.dtype)
     meta = {key: value for key, value in image.meta.items() if key != "affine"}
-    return MetaTensor(image.as_tensor()[inside].clone(), affine=affine, meta=meta)
+    return MetaTensor(torch.from_numpy(np.stack(parts)).to(image.device), affine=affine, meta=meta)
+
+
+def _continued(
+    volume: NDArray[np.float32], padded: NDArray[np.bool_], spacing_mm: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """A copy [x, y, z] whose padding goes on with the nearest measured values where it cuts the head off.
+
+    Smoothed, as lines of one value would look like structures.
+    """
+    from scipy.ndimage import distance_transform_edt, grey_dilation, label, mean, uniform_filter
+
+    parts, count = label(padded)
+    beside = np.where(padded, 0, grey_dilation(parts, size=3))  # measured voxels, with the number of what they touch
+    cut = np.nan_to_num(mean(volume > _SIGNAL, beside, range(count + 1))) > _CUT
+    cut[0] = False
+    inside, found = cut[parts], volume.copy()
+    if inside.any():
+        nearest = distance_transform_edt(padded, spacing_mm, return_distances=False, return_indices=True)
+        found[inside] = volume[tuple(index[inside] for index in nearest)]
+        for _ in range(_SMOOTHED):
+            found[inside] = uniform_filter(found, 3, mode="nearest")[inside]
+    return found

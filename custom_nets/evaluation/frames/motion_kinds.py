@@ -12,7 +12,6 @@ A further method (such as views of a 4D reconstruction of the kept frames) is on
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from custom_nets.inferers.frames import FrameInterpolationInferer
 from custom_nets.metrics.mean import psnr_db
 from custom_nets.simulation.acquisition import simulated_run
 from custom_nets.simulation.dsa import MOTION_KINDS, DSASettings, DSASimulator
+from custom_nets.utils.commands import CommandParser
 from custom_nets.utils.files import write_json, write_text
 from custom_nets.utils.record import environment, file_record
 
@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """``python -m custom_nets.evaluation.frames.motion_kinds REPORT``"""
     from tqdm import tqdm
 
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m custom_nets.evaluation.frames.motion_kinds", description=__doc__.split("\n")[0]
     )
     parser.add_argument("report", help="folder for table.md, rows.csv and record.json")

@@ -175,6 +175,16 @@ def test_a_volume_ends_with_what_was_measured_where_padding_cuts_the_head_off(sa
     )
 
 
+def test_what_is_cut_off_obliquely_goes_on_and_air_stays_air() -> None:
+    x, y, z = np.indices((14, 14, 10))
+    corner, far = x + y + z > 24, x + y + z < 4
+    volume = np.where(x + y + z > 8, 0.5, 0.0)
+    image = torch.from_numpy(np.where(corner | far, 0, volume).astype(np.float32))[None]
+    meta = {"padding": torch.from_numpy((corner | far).astype(np.uint8))[None]}
+    found = measured_box(MetaTensor(image, affine=torch.eye(4, dtype=torch.float64), meta=meta))
+    np.testing.assert_allclose(found[0].numpy(), volume, atol=1e-6)
+
+
 def test_padding_lies_at_the_same_place_on_another_grid() -> None:
     source = Grid((8, 8, 4), np.diag([2.0, 2, 4, 1]))
     mask = np.zeros(source.shape, dtype=bool)
