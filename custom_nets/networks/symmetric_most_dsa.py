@@ -57,13 +57,22 @@ def head(in_channels: int, out_channels: int, kernel_size: int = 3, std: float =
     return layer
 
 
-def warp(image: torch.Tensor, flow_px: torch.Tensor) -> torch.Tensor:
-    """Sample ``image`` [N, C, H, W] at ``x + flow_px`` [N, 2, H, W] (x, y in pixels), bilinear, borders repeated."""
+def warp(image: torch.Tensor, flow_px: torch.Tensor, share: torch.Tensor | None = None) -> torch.Tensor:
+    """Sample ``image`` [N, C, H, W] at ``x + share * flow_px``, bilinear, borders repeated.
+
+    Args:
+        image: [N, C, H, W].
+        flow_px: [N, 2, H, W], x and y in pixels.
+        share: [N, 1, 1, 1] of the flow; all of it if not given.
+    """
     height, width = image.shape[-2:]
     flow = flow_px.float()  # positions need more digits than half precision has
-    x = torch.arange(width, device=image.device, dtype=torch.float32) + flow[:, 0]
-    y = torch.arange(height, device=image.device, dtype=torch.float32)[:, None] + flow[:, 1]
-    grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
+    # from -1 to 1 over the picture, as grid_sample counts; x and y in planes, which it reads fastest
+    x = (2 * torch.arange(width, device=image.device, dtype=torch.float32) + 1) / width - 1
+    y = (2 * torch.arange(height, device=image.device, dtype=torch.float32) + 1) / height - 1
+    here = torch.stack([x.expand(height, width), y[:, None].expand(height, width)])
+    unit = torch.tensor([2 / width, 2 / height], device=image.device).reshape(1, 2, 1, 1)
+    grid = torch.addcmul(here, flow, unit if share is None else share * unit).permute(0, 2, 3, 1)
     return F.grid_sample(image.float(), grid, padding_mode="border", align_corners=False).to(image.dtype)
 
 
@@ -73,9 +82,33 @@ def swap(sides: torch.Tensor) -> torch.Tensor:
     return torch.cat([other, own])
 
 
+def difference(sides: torch.Tensor) -> torch.Tensor:
+    """[B, ...] of [2B, ...]: side 0's part that changes its sign when the sides are swapped."""
+    side0, side1 = sides.chunk(2)
+    return (side0 - side1) / 2
+
+
+def signed(side0: torch.Tensor) -> torch.Tensor:
+    """[2B, ...]: what side 0 has, and side 1 with the other sign."""
+    return torch.cat([side0, -side0])
+
+
 def antisymmetric(sides: torch.Tensor) -> torch.Tensor:
-    """The part of [2B, ...] that changes its sign when the sides are swapped."""
-    return (sides - swap(sides)) / 2
+    """The part of [2B, ...] that changes its sign when the sides are swapped.
+
+    Of a layer without a bias it is ``signed(layer(difference(sides)))``, at half of the work.
+    """
+    return signed(difference(sides))
+
+
+def channels_last(x: torch.Tensor) -> torch.Tensor:
+    """The same numbers, ordered as convolutions of few channels are fastest on a CPU."""
+    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+
+
+def pointwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """A convolution with ``weight`` [out, in, 1, 1] of ``x`` [N, in, H, W], in the order of its channels last."""
+    return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 
 class Level(nn.Module):
@@ -97,25 +130,34 @@ class Level(nn.Module):
         self, features: torch.Tensor, coarse: torch.Tensor, flow_px: torch.Tensor, start_px: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Features [2B, out, h, w] and motion beyond ``start_px`` [2B, 2, h, w], in pixels of this size."""
-        coarse = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
         flow_px = 2 * F.interpolate(flow_px, scale_factor=2.0, mode="bilinear", align_corners=False)
         whole = flow_px if start_px is None else flow_px + start_px
-        own = warp(features, -whole / 2)
-        x = self.join(torch.cat([coarse, own, swap(own)], dim=1))
+        own = channels_last(warp(features, -whole / 2))
+        x = self._joined(coarse, own)
         x = x + self.refine(x)
-        return x, flow_px + antisymmetric(self.motion(x))
+        return x, flow_px + signed(self.motion(difference(x)))
+
+    def _joined(self, coarse: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        """``self.join`` of coarser features [2B, coarse, h/2, w/2], enlarged, with both sides' [2B, width, h, w]."""
+        layer = self.join[0]
+        # a convolution of single pixels may as well come before enlarging, where there are fewer
+        from_coarse, from_sides = layer.weight.split([coarse.shape[1], 2 * own.shape[1]], dim=1)
+        x = pointwise(coarse, from_coarse, layer.bias)
+        x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+        x = x + pointwise(torch.cat([own, swap(own)], dim=1), from_sides)
+        return F.leaky_relu(x, 0.1, inplace=True)
 
 
 class _PairMaps(NamedTuple):
     """What is the same at all times between N pairs of frames; [2N, ...] are rows of frame 0, then of frame 1."""
 
-    frames: torch.Tensor  # [2N, 1, H, W]
+    frames: torch.Tensor  # [2N, 1 + 4, H, W], and what may be added to them, see _corrections
     full_px: torch.Tensor  # [2N, 2, H, W], motion
     middle_px: torch.Tensor  # [N, 2, H/2, W/2], motion of what is in the middle
     features: torch.Tensor  # [2N, pair_width, H/2, W/2]
     still_seen: torch.Tensor  # [2N, time_width, H/2, W/2]
-    corrections: torch.Tensor  # [2N, 4, H, W], see _corrections
-    further_px: torch.Tensor  # [2N, 2 (motions - 1), H/8, W/8]
+    passed_seen: torch.Tensor  # [1, time_width, H/2, W/2], what a unit of time adds to it
+    further_px: torch.Tensor  # [2N, 2 (motions - 1), H, W], the further motions
     background: torch.Tensor  # [N, 1, H, W], see _background
     still_bent: torch.Tensor  # [N, 1, H, W], which frame is preferred where nothing moves
     moved_bent: torch.Tensor  # [N, 1, H, W], and where something does
@@ -138,6 +180,7 @@ class SymmetricMoStDSA(nn.Module):
         torch.Size([1, 3, 1, 64, 48])
     """
 
+    __constants__ = ("several",)  # motions: TorchScript leaves out what one motion does not have
     in_channels = 1
     takes_context = True  # the frames before and after the pair
     token_layers = ("levels.2.refine", "refiner.0")  # of the measured frames, and of the one that is made
@@ -162,6 +205,7 @@ class SymmetricMoStDSA(nn.Module):
             raise ValueError(f"motions must be 1, 2 or 3, got {motions!r}.")
         self.takes_flow = bool(flow)
         self.motions = int(motions)
+        self.several = self.motions > 1
         w1, w2, w3, w4 = widths
         self.unshuffle = nn.PixelUnshuffle(2)
         self.shuffle = nn.PixelShuffle(2)
@@ -191,11 +235,10 @@ class SymmetricMoStDSA(nn.Module):
                 trust.weight.copy_(torch.tensor([30.0, -4.0, -8.0]).reshape(1, 3, 1, 1))
                 trust.bias.fill_(-0.5)  # type: ignore[union-attr]
         # further motions: smooth ones, found at 1/8 of the size; how they show; what is taken of them
-        more = self.motions > 1
-        self.layer_motion = head(w3, 4, std=1e-3, bias=False) if more else nn.Identity()
-        self.layer_seen = head(time_width, pair_width) if more else nn.Identity()
-        self.layer_share = head(pair_width, 3) if more else nn.Identity()
-        self.layer_own = head(time_width, 2, bias=False) if more else nn.Identity()
+        self.layer_motion = head(w3, 4, std=1e-3, bias=False) if self.several else nn.Identity()
+        self.layer_seen = head(time_width, pair_width) if self.several else nn.Identity()
+        self.layer_share = head(pair_width, 3) if self.several else nn.Identity()
+        self.layer_own = head(time_width, 2, bias=False) if self.several else nn.Identity()
 
     # ---- smaller ones ----
 
@@ -272,7 +315,8 @@ class SymmetricMoStDSA(nn.Module):
         x = torch.cat([frames, other[:, :1], beyond, other[:, 1:]], dim=1)
         x = self.unshuffle(x)
         near = torch.stack([nearness, swap(nearness)], dim=1).to(x.dtype)[:, :, None, None]
-        x = torch.cat([4 * (x - 0.7), near.expand(-1, -1, x.shape[-2], x.shape[-1])], dim=1)
+        near = near.expand(-1, -1, x.shape[-2], x.shape[-1])
+        x = torch.cat([channels_last(4 * (x - 0.7)), channels_last(near)], dim=1)
         pyramid: list[torch.Tensor] = []
         for encoder in self.encoders:
             x = encoder(x)
@@ -284,9 +328,9 @@ class SymmetricMoStDSA(nn.Module):
             starts.append(_smaller(start, 2))
             for number in range(3):
                 starts.append(_smaller(starts[number], 2))
-            x = warp(x, -starts[3] / 2)
+            x = channels_last(warp(x, -starts[3] / 2))
         x = self.bottom(torch.cat([x, swap(x)], dim=1))
-        rest_px = antisymmetric(self.bottom_motion(x))
+        rest_px = signed(self.bottom_motion(difference(x)))
         wide = x
         for number, level in enumerate(self.levels):
             x, rest_px = level(pyramid[2 - number], x, rest_px, None if start is None else starts[2 - number])
@@ -323,8 +367,7 @@ class SymmetricMoStDSA(nn.Module):
         if self.motions == 1:
             return flow_px[:, :0, ::4, ::4]
         here = antisymmetric(_smaller(flow_px, 4).float())
-        most = F.max_pool2d(here, 7, 1, 3)
-        least = -F.max_pool2d(-here, 7, 1, 3)
+        most, least = _most(here, 7), -_most(-here, 7)
         near = F.avg_pool2d(torch.cat([most, least], dim=1), 3, 1, 1, count_include_pad=False)
         near = near + self.layer_motion(features).float()
         # what is the most for one side is the least for the other, and is one motion
@@ -333,6 +376,12 @@ class SymmetricMoStDSA(nn.Module):
         if self.motions == 3:
             return torch.cat([forth, back], dim=1)
         return torch.where((forth - here).abs() > (back - here).abs(), forth, back)
+
+    def _enlarged(self, further_px: torch.Tensor) -> torch.Tensor:
+        """Further motions [2B, 2 (motions - 1), H, W], in pixels of that size."""
+        if self.motions == 1:
+            return further_px
+        return 8 * F.interpolate(further_px, scale_factor=8.0, mode="bilinear", align_corners=False)
 
     # ---- once per time ----
 
@@ -356,15 +405,15 @@ class SymmetricMoStDSA(nn.Module):
         Returns:
             [BT, 1, H, W], the times of a pair one after another.
         """
-        still_bent, moved_bent = antisymmetric(self.preference(features)).chunk(2)[0].chunk(2, dim=1)
+        still_bent, moved_bent = self.preference(difference(features)).chunk(2, dim=1)
         maps = _PairMaps(
-            frames=frames,
+            frames=torch.cat([frames, _corrections(frames, beyond)], dim=1),
             full_px=full_px,
-            middle_px=antisymmetric(half_px).chunk(2)[0],
+            middle_px=difference(half_px),
             features=features,
-            still_seen=self.side_still(4 * (self.unshuffle(frames) - 0.7)),
-            corrections=_corrections(frames, beyond),
-            further_px=further_px,
+            still_seen=self._still_seen(frames),
+            passed_seen=F.conv2d(torch.ones_like(half_px[:1, :1]), self.side_moved.weight[:, 4:], padding=1),
+            further_px=self._enlarged(further_px),
             background=_background(frames) if self.motions > 1 else frames[:0],
             still_bent=self.shuffle(still_bent),
             moved_bent=self.shuffle(moved_bent),
@@ -378,20 +427,20 @@ class SymmetricMoStDSA(nn.Module):
 
     def _at(self, maps: _PairMaps, t: torch.Tensor) -> torch.Tensor:
         """[N, 1, H, W] at times ``t``, of which there are N, one for each row of ``maps``."""
-        frames = maps.frames
+        frames, corrections = maps.frames.split([1, 4], dim=1)
         t = t.reshape(-1, 1, 1, 1).to(frames.dtype)  # [N, 1, 1, 1]
         since = torch.cat([t, 1 - t])  # [2N, 1, 1, 1], time from each side's own frame
-        moved_corrections = maps.corrections
-        if self.takes_flow:  # what corrects a frame moves with it
-            both = torch.cat([frames, maps.corrections], dim=1)
-            moved, moved_corrections = warp(both, -since * maps.full_px).split([1, 4], dim=1)
-        else:
-            moved = warp(frames, -since * maps.full_px)
+        # what corrects a frame moves with it, where the motion is known beforehand
+        moved = warp(maps.frames if self.takes_flow else frames, maps.full_px, -since)
+        moved, moved_corrections = moved[:, :1], moved[:, 1:]
         # what is known of the pair lies in the middle of its motion
-        known = warp(_between(maps.features, t), (0.5 - t) * maps.middle_px)  # [N, pair_width, H/2, W/2]
-        x = self.refiner[0](torch.cat([known, self._seen(moved, maps.still_seen, since)], dim=1))
-        others = self._moved_otherwise(maps, since)
-        seen = [self._seen(other, maps.still_seen, since) for other in others]
+        known = warp(_between(maps.features, t), maps.middle_px, 0.5 - t)  # [N, pair_width, H/2, W/2]
+        seen_at_t = torch.addcmul(maps.still_seen, maps.passed_seen, since.to(maps.still_seen.dtype))
+        x = self.refiner[0](torch.cat([channels_last(known), self._seen(moved, seen_at_t)], dim=1))
+        others: list[torch.Tensor] = []
+        for number in range(self.motions - 1):
+            others.append(warp(frames, maps.further_px[:, 2 * number : 2 * number + 2], -since))
+        seen = [self._seen(other, seen_at_t) for other in others]
         if self.motions > 1:
             x = x + self.layer_seen(seen[0] if self.motions == 2 else seen[0] + seen[1])
         x = F.leaky_relu(x, 0.1, inplace=True)
@@ -401,7 +450,7 @@ class SymmetricMoStDSA(nn.Module):
         still = _between(frames, _bent(t, maps.still_bent))
         follows = _between(moved, _bent(t, maps.moved_bent))
         gate = torch.sigmoid(gate).to(still.dtype)  # frames keep their digits when layers run in half precision
-        offered = _between(maps.corrections, t)  # [N, 4, H, W]
+        offered = _between(corrections, t)  # [N, 4, H, W]
         if self.takes_flow:
             offered = torch.lerp(offered, _between(moved_corrections, t), gate)
         if self.motions > 1:
@@ -409,36 +458,39 @@ class SymmetricMoStDSA(nn.Module):
         residual = residual + (share * offered).sum(1, keepdim=True)
         return torch.lerp(still, follows, gate) + t * (1 - t) * residual
 
-    def _seen(self, moved: torch.Tensor, still_seen: torch.Tensor, since: torch.Tensor) -> torch.Tensor:
-        """[N, time_width, H/2, W/2]: both sides together, after one motion."""
-        passed = since.expand(-1, 1, still_seen.shape[-2], still_seen.shape[-1])
-        seen = torch.cat([4 * (self.unshuffle(moved) - 0.7), passed], dim=1)  # [2N, 5, H/2, W/2]
-        seen = F.leaky_relu(still_seen + self.side_moved(seen), 0.1, inplace=True)
-        seen0, seen1 = seen.chunk(2)
-        return seen0 + seen1
+    def _still_seen(self, frames: torch.Tensor) -> torch.Tensor:
+        """[2N, time_width, H/2, W/2]: what of both convolutions does not depend on the time."""
+        still = self.side_still(channels_last(4 * (self.unshuffle(frames) - 0.7)))
+        offset = self.side_moved.bias
+        assert offset is not None
+        return still + offset[:, None, None]
 
-    def _moved_otherwise(self, maps: _PairMaps, since: torch.Tensor) -> list[torch.Tensor]:
-        """Frames [2N, 1, H, W] after each of the further motions: treated alike, as none of them is the first."""
-        others: list[torch.Tensor] = []
-        for number in range(self.motions - 1):
-            further = maps.further_px[:, 2 * number : 2 * number + 2]
-            further = 8 * F.interpolate(further, scale_factor=8.0, mode="bilinear", align_corners=False)
-            others.append(warp(maps.frames, -since * further))
-        return others
+    def _seen(self, moved: torch.Tensor, seen_at_t: torch.Tensor) -> torch.Tensor:
+        """[N, time_width, H/2, W/2]: both sides together, after one motion."""
+        # the weights' order is the one that the convolution works in
+        weight = channels_last(self.side_moved.weight[:, :4])
+        seen = seen_at_t + F.conv2d(self.unshuffle(4 * (moved - 0.7)), weight, padding=1)
+        seen0, seen1 = F.leaky_relu(seen, 0.1, inplace=True).chunk(2)
+        return seen0 + seen1
 
     def _heads(self, x: torch.Tensor, seen: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Gate and residual [N, 8, H/2, W/2], and the shares [N, 4 or more, H, W] of what may be added."""
-        # both heads in one convolution: to read x is most of what either costs
-        weights = torch.cat([self.output.weight, self.correction.weight])
+        # all heads in one convolution: to read x is most of what each costs
         offset, share_offset = self.output.bias, self.correction.bias
         assert offset is not None and share_offset is not None
-        heads = F.conv2d(x, weights, torch.cat([offset, share_offset]), padding=1)
-        picture, share = heads.split([8, 4], dim=1)
-        if self.motions > 1:
-            overlap, layer = self.layer_share(x).split([1, 2], dim=1)
-            share = torch.cat([share, overlap], dim=1)
+        weights, offsets = [self.output.weight, self.correction.weight], [offset, share_offset]
+        if self.several:
+            weights.append(self.layer_share.weight)
+            layer_offset = self.layer_share.bias
+            assert layer_offset is not None
+            offsets.append(layer_offset)
+        heads = F.conv2d(x, torch.cat(weights), torch.cat(offsets), padding=1).contiguous()
+        picture, share = heads[:, :8], heads[:, 8:13]
+        if self.several:
+            shares = [share]
             for one in seen:
-                share = torch.cat([share, layer + self.layer_own(one)], dim=1)
+                shares.append(heads[:, 13:] + self.layer_own(one))
+            share = torch.cat(shares, dim=1)
         return picture, F.interpolate(share, scale_factor=2.0, mode="bilinear", align_corners=False)
 
     # ---- all of it ----
@@ -563,7 +615,7 @@ def _repeated_maps(maps: _PairMaps, count: int) -> _PairMaps:
         middle_px=_repeated(maps.middle_px, count),
         features=_repeated(maps.features, count),
         still_seen=_repeated(maps.still_seen, count),
-        corrections=_repeated(maps.corrections, count),
+        passed_seen=maps.passed_seen,
         further_px=_repeated(maps.further_px, count),
         background=_repeated(maps.background, count),
         still_bent=_repeated(maps.still_bent, count),
@@ -585,7 +637,7 @@ def _corrections(frames: torch.Tensor, beyond: torch.Tensor) -> torch.Tensor:
 
 def _around(values: torch.Tensor) -> torch.Tensor:
     """[N, 1, H/4, W/4]: mean size of values within 14 pixels."""
-    return F.avg_pool2d(F.avg_pool2d(values.abs(), 4), 7, 1, 3, count_include_pad=False)
+    return _mean(F.avg_pool2d(values.abs(), 4), 7)
 
 
 def _length(flow_px: torch.Tensor) -> torch.Tensor:
@@ -624,8 +676,23 @@ def _layers(moved: torch.Tensor, others: list[torch.Tensor], background: torch.T
 
 
 def _mean(x: torch.Tensor, size: int) -> torch.Tensor:
-    """Mean over a square of ``size`` pixels around each."""
-    return F.avg_pool2d(x, size, 1, size // 2, count_include_pad=False)
+    """Mean over a square of ``size`` pixels around each, of those that there are: ten times as fast as avg_pool2d."""
+    for dim in (2, 3):
+        length, half = x.shape[dim], size // 2
+        padded = F.pad(x, [0, 0, half, half] if dim == 2 else [half, half])
+        place = torch.arange(length, device=x.device)
+        count = (place + half).clamp(max=length - 1) - (place - half).clamp(min=0) + 1
+        total = padded.narrow(dim, 0, length)
+        for k in range(1, size):
+            total = total + padded.narrow(dim, k, length)
+        x = total / (count[:, None] if dim == 2 else count)
+    return x
+
+
+def _most(x: torch.Tensor, size: int) -> torch.Tensor:
+    """The largest within a square of ``size`` pixels around each."""
+    half = size // 2
+    return F.max_pool2d(F.max_pool2d(x, [size, 1], 1, [half, 0]), [1, size], 1, [0, half])
 
 
 def _between(sides: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

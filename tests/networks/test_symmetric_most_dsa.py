@@ -380,3 +380,40 @@ def test_sides():
     sides = rand(4, 3)
     assert torch.equal(swap(sides), torch.cat([sides[2:], sides[:2]]))
     torch.testing.assert_close(swap(antisymmetric(sides)), -antisymmetric(sides))
+
+
+# ---- what is computed faster, against what it stands for ----
+
+
+@torch.no_grad()
+def test_fast_parts_are_the_plain_ones():
+    from custom_nets.networks import symmetric_most_dsa as made
+
+    nn_f, network, x = torch.nn.functional, layered(3), rand(2, 1, 21, 18)
+    for size in (3, 7):
+        plain = nn_f.avg_pool2d(x, size, 1, size // 2, count_include_pad=False)
+        torch.testing.assert_close(made._mean(x, size), plain, rtol=0, atol=1e-6)
+    torch.testing.assert_close(made._most(x, 7), nn_f.max_pool2d(x, 7, 1, 3))
+
+    sides = rand(2, 6, 9, 7)
+    plain = antisymmetric(network.levels[2].motion(sides))
+    torch.testing.assert_close(made.signed(network.levels[2].motion(made.difference(sides))), plain, rtol=0, atol=1e-6)
+
+    level, coarse, own = network.levels[0], rand(2, 8, 4, 5), rand(2, 6, 8, 10, seed=1)
+    enlarged = nn_f.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
+    plain = level.join(torch.cat([enlarged, own, swap(own)], dim=1))
+    torch.testing.assert_close(level._joined(coarse, own), plain, rtol=0, atol=1e-5)
+
+    flow, share = 5 * rand(2, 2, 21, 18, seed=2), torch.tensor([0.3, -0.7]).reshape(2, 1, 1, 1)
+    torch.testing.assert_close(warp(x, flow, share), warp(x, share * flow), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_what_is_seen_at_a_time_is_one_convolution_of_frames_and_time(net):
+    frames, moved, since = rand(4, 1, 16, 20), rand(4, 1, 16, 20, seed=1), rand(4, 1, 1, 1, seed=2)
+    seen = torch.cat([4 * (net.unshuffle(moved) - 0.7), since.expand(-1, 1, 8, 10)], dim=1)
+    still = net.side_still(4 * (net.unshuffle(frames) - 0.7))
+    plain = torch.nn.functional.leaky_relu(still + net.side_moved(seen), 0.1)
+    passed = torch.nn.functional.conv2d(torch.ones(1, 1, 8, 10), net.side_moved.weight[:, 4:], padding=1)
+    found = net._seen(moved, net._still_seen(frames) + since * passed)
+    torch.testing.assert_close(found, plain[:2] + plain[2:], rtol=0, atol=1e-5)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from custom_nets.evaluation.frames.baselines import BASELINES
+from custom_nets.evaluation.frames.baselines import BASELINES, USUAL
 from custom_nets.evaluation.frames.protocol import AddFrameBaselinesd, LeaveOut, LeaveOutInferer, leave_frames_out
 from custom_nets.evaluation.tables import csv_text, markdown_rows
 from custom_nets.inferers.frames import FrameInterpolationInferer
@@ -144,6 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--frames", type=int, default=25, help="of each run")
     parser.add_argument("--size", type=int, nargs=2, default=[384, 512], help="height and width")
     parser.add_argument("--degrees", type=float, default=1.4, help="between two frames")
+    parser.add_argument("--baselines", nargs="*", choices=list(BASELINES), default=list(USUAL))
     parser.add_argument("--bits", type=int, default=8, help="stored, 8 to 16")
     options = parser.parse_args(arguments)
     if min(options.size) < 64 or options.frames < max(options.missing) + 2 or options.degrees <= 0:
@@ -151,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     methods: dict[str, Method] = {}
     for path in options.checkpoint:
         methods["ours" if len(options.checkpoint) == 1 else str(path)] = network_method(path)
-    methods |= {name: _plain_method(name) for name in BASELINES}
+    methods |= {name: _plain_method(name) for name in options.baselines}
     rows: list[Row] = []
     for seed in tqdm(options.seeds, desc="turning runs", unit="run"):
         simulator = DSASimulator(seed, DSASettings.random(seed, "rotational", tuple(options.size)))

@@ -31,18 +31,19 @@ from numpy.typing import NDArray
 
 from custom_nets.data.angiography.reader import find_runs
 from custom_nets.data.angiography.run import AngiographyRun
-from custom_nets.evaluation.frames.baselines import BASELINES
+from custom_nets.evaluation.frames.baselines import BASELINES, USUAL
 from custom_nets.inferers.frames import FrameInterpolationInferer, GapPlan
 from custom_nets.utils.errors import root_cause
 
 __all__ = [
-    "METHODS", "AddFrameBaselinesd", "FrameEvaluator", "LeaveFramesOutd", "LeaveOut", "LeaveOutInferer",
-    "checked_methods", "evaluation_items", "leave_frames_out",
+    "METHODS", "USUAL_METHODS", "AddFrameBaselinesd", "FrameEvaluator", "LeaveFramesOutd", "LeaveOut",
+    "LeaveOutInferer", "checked_methods", "evaluation_items", "leave_frames_out",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
 METHODS = {"pred": "ours", **{name: name for name in BASELINES}}  # data key -> name in the tables
+USUAL_METHODS = ("ours", *USUAL)
 
 
 # ---- what to measure ----
@@ -223,7 +224,7 @@ class AddFrameBaselinesd(Transform):
         methods: see :func:`checked_methods`.
     """
 
-    def __init__(self, methods: Sequence[str] = tuple(METHODS.values())) -> None:
+    def __init__(self, methods: Sequence[str] = USUAL_METHODS) -> None:
         self.baselines = [name for name in checked_methods(methods) if name in BASELINES]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

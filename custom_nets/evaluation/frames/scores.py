@@ -29,7 +29,7 @@ from monai.transforms import Transform
 from numpy.typing import NDArray
 
 from custom_nets.data.angiography.run import AngiographyRun
-from custom_nets.evaluation.frames.protocol import METHODS, LeaveOut, checked_methods
+from custom_nets.evaluation.frames.protocol import METHODS, USUAL_METHODS, LeaveOut, checked_methods
 from custom_nets.metrics import time_density as td
 from custom_nets.metrics.frames import ssim_map
 from custom_nets.metrics.mean import MeanMetric, psnr_db
@@ -85,7 +85,7 @@ class ScoreFramesd(Transform):
 
     def __init__(
         self,
-        methods: Sequence[str] = tuple(METHODS.values()),
+        methods: Sequence[str] = USUAL_METHODS,
         opacity_floor: float = 0.05,
         arrival_share: float = 0.2,
         device: str | torch.device = "cpu",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from custom_nets.evaluation.frames.baselines import BASELINES, dis_flow, linear_blend, nearest_frame
+from custom_nets.evaluation.frames.baselines import BASELINES, dis_flow, linear_blend, nearest_frame, tv_l1_flow
 
 
 def texture(shift_px: float, size: int = 64) -> np.ndarray:
@@ -32,13 +32,14 @@ def test_nearest_and_blend():
     np.testing.assert_allclose(linear_blend(a, b, 0.3), 0.3, rtol=1e-6)
 
 
-def test_flow_follows_what_moves():
+@pytest.mark.parametrize("flow", [dis_flow, tv_l1_flow])
+def test_flow_follows_what_moves(flow):
     """A pattern that moves by 6 pixels: the flow finds it half way, where blending sees two."""
     a, b = texture(0), texture(6)
     inner = (slice(10, -10),) * 2
     for t in (0.25, 0.5):
         truth = texture(6 * t)
-        by_flow = np.abs(dis_flow(a, b, t) - truth)[inner].mean()
+        by_flow = np.abs(flow(a, b, t) - truth)[inner].mean()
         assert by_flow < 0.15 * np.abs(linear_blend(a, b, t) - truth)[inner].mean()
 
 
