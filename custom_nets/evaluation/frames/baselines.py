@@ -70,9 +70,9 @@ def dis_flow(frame0: NDArray, frame1: NDArray, t: Times) -> Frames:
 
 
 def tv_l1_flow(frame0: NDArray, frame1: NDArray, t: Times) -> Frames:
-    """Optical flow by total variation and an L1 term (Zach et al. 2007; scikit-image), used as that of :func:`dis_flow`.
+    """Optical flow of least total variation and L1 error (Zach et al. 2007; scikit-image), used as DIS is.
 
-    It takes about a hundred times as long as DIS.
+    It takes some forty times as long as DIS.
     """
     return _along_flows(frame0, frame1, t, tv_l1_flow_px)
 
