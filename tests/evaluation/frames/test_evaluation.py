@@ -94,7 +94,7 @@ def test_methods_see_the_kept_frames_alone():
     torch.nn.init.normal_(network.output.weight, std=0.1)
     inferer = fe.LeaveOutInferer(fe.FrameInterpolationInferer())
     made = [{"image": x, "pred": inferer(x, network)} for x in (left, other)]
-    first, second = (fe.AddFrameBaselinesd()(item) for item in made)
+    first, second = (fe.AddFrameBaselinesd(tuple(fe.METHODS.values()))(item) for item in made)
     for key in fe.METHODS:
         np.testing.assert_array_equal(first[key], second[key])
         assert first[key].dtype == np.uint8 and len(first[key]) == 4
