@@ -13,7 +13,6 @@ B-spline, and compared with what they were.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from custom_nets.inferers import ImplicitVolumeInferer, ThickSliceInferer
 from custom_nets.inferers.measured_blur import BlurOptions, MeasuredBlur
 from custom_nets.operators.scipy_resampling import BASELINES
 from custom_nets.operators.slice_profile import PointSpread, degrade
+from custom_nets.utils.commands import CommandParser
 from custom_nets.utils.files import write_json, write_text
 from custom_nets.utils.record import environment, file_record
 
@@ -127,9 +127,7 @@ def _results(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """``python -m custom_nets.evaluation.volumes.phantoms REPORT``"""
-    parser = argparse.ArgumentParser(
-        prog="python -m custom_nets.evaluation.volumes.phantoms", description=__doc__.split("\n")[0]
-    )
+    parser = CommandParser(prog="python -m custom_nets.evaluation.volumes.phantoms", description=__doc__.split("\n")[0])
     parser.add_argument("report", help="folder for table.md, rows.csv and record.json")
     parser.add_argument("--checkpoint", nargs="+", required=True, help="of networks; several are compared")
     parser.add_argument("--auto", action="store_true", help="the blur is not told")
