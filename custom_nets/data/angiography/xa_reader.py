@@ -15,7 +15,14 @@ from custom_nets.data.angiography.intensity import MaskSubtraction
 from custom_nets.data.angiography.run import AngiographyRun, RunGeometry, RunOrigin, make_run
 from custom_nets.data.angiography.xa_marks import synthetic_frames_of
 from custom_nets.data.angiography.xa_motion import positioner_angles, table_positions
-from custom_nets.data.angiography.xa_times import CLOCKS, anywhere, file_times, multiframe_times, single_file_times
+from custom_nets.data.angiography.xa_times import (
+    CLOCKS,
+    anywhere,
+    file_times,
+    multiframe_times,
+    other_rates,
+    single_file_times,
+)
 from custom_nets.data.dicom.elements import image_size, numbers, read_header, sequence, text_of, valid_number
 from custom_nets.data.dicom.files import dicom_files
 from custom_nets.data.dicom.pixels import check_grey, decode_pixels, padding_of
@@ -129,6 +136,8 @@ def _times(
         times_s, source = single_file_times(datasets, path)
     own = ("FrameTime", "FrameTimeVector", "FrameReferenceDateTime", "FrameAcquisitionDateTime")
     notes = [] if source in own else [f"frame times are from {source}, as the file has no FrameTime"]
+    if len(datasets) == 1 and count > 1:
+        notes += other_rates(datasets[0], float(np.median(np.diff(times_s))), source)
     return times_s, source, notes
 
 

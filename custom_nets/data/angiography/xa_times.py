@@ -20,6 +20,7 @@ __all__ = [
     "file_times",
     "frame_groups",
     "multiframe_times",
+    "other_rates",
     "parse_stamp",
     "single_file_times",
     "stamp",
@@ -29,6 +30,7 @@ STAMPS = ("FrameReferenceDateTime", "FrameAcquisitionDateTime")
 CLOCKS = ("AcquisitionDateTime", "AcquisitionTime", "ContentTime", "TriggerTime")
 _DATES = {"AcquisitionTime": ("AcquisitionDate", "ContentDate"), "ContentTime": ("ContentDate",)}
 _DAY_S = 86400.0
+_SAME_RATE = 0.1  # share by which rates of one file may differ
 _EPOCH = datetime(1900, 1, 1)
 _SAY = 'say the rate by --input_fps, or all times by --input_times_s "[0, 0.25, ...]"'
 
@@ -55,6 +57,17 @@ def multiframe_times(dataset: Any, count: int, path: Path) -> tuple[NDArray[np.f
         if value is not None and value > 0:
             return np.arange(count, dtype=np.float64) * (unit * value**power), keyword
     raise ValueError(f"{path} has no frame times (no FrameTime, FrameTimeVector or CineRate): {_SAY}.")
+
+
+def other_rates(dataset: Any, step_s: float, source: str) -> list[str]:
+    """Notes on elements that say another time between frames than the one that counts (of the display: not asked)."""
+    notes = []
+    for keyword, unit, power in (("FrameTime", 1e-3, 1), ("FrameTimeVector", 1e-3, 1), ("CineRate", 1.0, -1)):
+        values = numbers(dataset, keyword)
+        found = 0.0 if values is None or keyword == source else float(np.median(values[-max(len(values) - 1, 1) :]))
+        if found > 0 and abs((other := unit * found**power) - step_s) > _SAME_RATE * step_s:
+            notes.append(f"{keyword} says {other:.4g} s between frames, {source} {step_s:.4g} s: {source} counts")
+    return notes
 
 
 def single_file_times(datasets: list[Any], path: Path) -> tuple[NDArray[np.float64], str]:

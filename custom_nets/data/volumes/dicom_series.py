@@ -26,12 +26,13 @@ logger = logging.getLogger(__name__)
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SAME_POSITION_MM = 1e-3
 _ROUNDING_MM = 0.1  # slices nearer than this to their place on a regular grid are there but for rounded headers
+_SAME_DISTANCE = 0.1  # share by which the header's distance of slices may differ from that of their places
 _HEADER_TAGS = [
     "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "SeriesInstanceUID", "SeriesDescription", "SeriesNumber",
     "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient",
     "PixelSpacing", "SliceThickness", "RescaleSlope", "RescaleIntercept", "BitsStored", "PixelRepresentation",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "PhotometricInterpretation",
-    "PixelPresentation", "AcquisitionMatrix", "MRAcquisitionType",
+    "PixelPresentation", "SpacingBetweenSlices", "AcquisitionMatrix", "MRAcquisitionType",
 ]  # fmt: skip
 
 
@@ -102,6 +103,12 @@ def load_series(
     normal = np.cross(*slices[0].axes)
     positions = np.stack([piece.position for piece in slices])
     step, note = _slice_step(positions, normal, [piece.path.name for piece in slices], name, allow_irregular)
+    header = datasets[0][1]
+    distance, told = float(step @ normal), valid_number(header, "SpacingBetweenSlices")
+    if told and abs(abs(told) - distance) > _SAME_DISTANCE * distance:
+        notes.add(f"SpacingBetweenSlices is {told:g} mm, but the slices lie {distance:.4g} mm apart, which counts")
+    if len({numbers(own, "RescaleSlope") is None for _, own, _ in datasets}) > 1:
+        notes.add("some slices have a RescaleSlope and others none: their units may differ")
     columns, rows = slices[0].size
     array, dtype, padding = (
         _read_pixels(slices, notes)
@@ -116,7 +123,6 @@ def load_series(
     lps[:3, 2] = step
     lps[:3, 3] = positions[0]
 
-    header = datasets[0][1]
     meta: dict[str, Any] = {
         "series_uid": text_of(header, "SeriesInstanceUID"),
         "series_description": text_of(header, "SeriesDescription"),
@@ -126,7 +132,7 @@ def load_series(
     }
     if slices[0].thickness:
         meta["slice_thickness_mm"] = slices[0].thickness
-        meta["slice_gap_mm"] = round(float(step @ normal) - slices[0].thickness, 6)
+        meta["slice_gap_mm"] = round(distance - slices[0].thickness, 6)
     if note:
         meta["geometry_note"] = note
     if notes:
@@ -326,10 +332,11 @@ def _slice(path: Path, frame: int, header: Any, geometry: Any, unread: dict[str,
         return found
 
     def scaling(keyword: str, default: float) -> float:
-        value = valid_number(geometry, keyword)
-        if value is None and keyword in unread:
-            raise ValueError(f"{path}: {keyword} is {unread[keyword]!r}, so that its values are unknown.")
-        return default if value is None else value
+        found = numbers(geometry, keyword)
+        if (found is None and keyword in unread) or (found is not None and len(found) > 1):
+            value = unread.get(keyword, geometry.get(keyword))
+            raise ValueError(f"{path}: {keyword} is {value!r}, so that its values are unknown.")
+        return default if found is None else float(found[0])
 
     axes = needed("ImageOrientationPatient", 6).reshape(2, 3)
     if np.abs(axes @ axes.T - np.eye(2)).max() > 1e-2:

@@ -182,6 +182,16 @@ def test_zero_is_white_at_every_depth(tmp_path: Path, dtype: type, pages: bool) 
     np.testing.assert_array_equal(run.frames, values)
 
 
+def test_rates_that_contradict_each_other_are_said(tmp_path: Path) -> None:
+    others = {"CineRate": 15, "FrameTimeVector": [0, 500, 500, 500, 500, 500], "RecommendedDisplayFrameRate": 30}
+    run = read_angiography(xa_file(tmp_path / "a.dcm", FRAMES, **others))
+    assert run.times_s[1] == 0.25
+    notes = "; ".join(run.origin.notes)
+    assert "CineRate says 0.06667 s between frames, FrameTime 0.25 s" in notes and "FrameTimeVector says 0.5 s" in notes
+    assert "Display" not in notes
+    assert not read_angiography(xa_file(tmp_path / "b.dcm", FRAMES, CineRate=4)).origin.notes
+
+
 def test_values_below_zero_are_refused_before_the_work() -> None:
     run = make_run(FRAMES.astype(np.int16) - 2000, np.arange(6) / 4)
     for kind in ("dicom", "png"):

@@ -203,6 +203,22 @@ def test_a_folder_called_as_a_home_is_no_home(tmp_path: Path, save_nifti, monkey
     assert (tmp_path / "~root" / "a_out.nii.gz").is_file()
 
 
+def test_scales_and_distances_that_contradict_each_other(tmp_path: Path) -> None:
+    def some(dataset, k: int) -> None:
+        dataset.SpacingBetweenSlices = "5"
+        if k % 2:
+            dataset.RescaleSlope, dataset.RescaleIntercept = "2", "0"
+
+    mr_series(tmp_path / "a", VOLUME, some)
+    image = load_volume(tmp_path / "a")
+    np.testing.assert_array_equal(image[0, :, :, 1::2].numpy(), 2 * VOLUME[:, :, 1::2])
+    assert "SpacingBetweenSlices is 5 mm, but the slices lie 3 mm apart" in image.meta["notes"]
+    assert "their units may differ" in image.meta["notes"] and image.affine[2, 2] == 3
+    mr_series(tmp_path / "b", VOLUME, RescaleSlope=["1", "2"], RescaleIntercept="0")
+    with pytest.raises(ValueError, match=r"RescaleSlope is .*1.* 2.*, so that its values are unknown"):
+        load_volume(tmp_path / "b")
+
+
 def test_colour_numbers_are_refused(tmp_path: Path) -> None:
     mr_series(tmp_path, VOLUME, PhotometricInterpretation="PALETTE COLOR")
     with pytest.raises(ValueError, match="im000.dcm is PALETTE COLOR .*numbers of colours"):
