@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 
 from custom_nets.data.angiography import read_angiography
+from custom_nets.data.angiography.acquisition_folders import is_togs_folder, is_vpal_folder
+from custom_nets.data.angiography.acquisition_reader import is_npz_acquisition, read_acquisition
 from custom_nets.data.angiography.file_readers import picture_files, picture_runs
 from custom_nets.data.angiography.xa_reader import frame_count, is_xa
 from custom_nets.data.cases import IMAGE_SUFFIXES, existing_path
@@ -27,6 +29,7 @@ from custom_nets.data.dicom.files import DICOMDIR_CLASS, dicom_files, is_dicom_f
 from custom_nets.data.volumes.dicom_series import load_series
 from custom_nets.data.volumes.nifti import read_nifti
 from custom_nets.geometry import Grid
+from custom_nets.inferers.reconstruction import turn_covered
 from custom_nets.transforms import load_volume
 from custom_nets.utils.commands import CommandParser
 from custom_nets.utils.errors import one_line_errors, root_cause
@@ -36,8 +39,10 @@ __all__ = ["check", "find_studies", "main"]
 
 _NUMPY = (".npz", ".npy")
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".zip", ".7z")
+_KEYWORDS = ["SOPClassUID", "Modality", "SeriesInstanceUID", "NumberOfFrames", "Rows", "PositionerMotion"]
 _MOST_VOXELS = 8_000_000  # of larger volumes only the header is read, unless all values are asked for
 _BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
+_PLURALS = {("run", "acquisition"): "acquisitions: a turning run with its mask run"}
 _KINDS = {"volume": "volume", "angiography_run": "run"}  # input_kind of a bundle -> what is found here
 
 
@@ -47,7 +52,7 @@ class Study:
 
     Attributes:
         path: of the file or folder.
-        kind: "volume", "run", or "other" for what no bundle reads.
+        kind: "volume", "run", "acquisition" (rotational, for 4D DSA), or "other" for what no bundle reads.
         series_uid: which series of a folder.
         what: of "other", in words.
     """
@@ -68,6 +73,15 @@ def find_studies(path: Path, within: frozenset[Path] = frozenset()) -> Iterator[
         if path.resolve() in within:
             return
         within |= {path.resolve()}
+        if is_togs_folder(path):
+            yield Study(path, "acquisition")
+            return
+        if is_vpal_folder(path):
+            yield Study(path, "acquisition")
+            for entry in sorted(path.iterdir()):
+                if entry.is_dir() and not entry.name.startswith("."):
+                    yield from find_studies(entry, within)
+            return
         yield from _dicom_studies(path, list(dicom_files(path)))
         yield from _picture_studies(path)
         for entry in sorted(path.iterdir()):
@@ -86,7 +100,7 @@ def find_studies(path: Path, within: frozenset[Path] = frozenset()) -> Iterator[
 def _file(path: Path) -> Iterator[Study]:
     name = path.name.lower() if path.is_file() else ""  # no pipe, no device
     if name.endswith(_NUMPY):
-        yield Study(path, "run")
+        yield Study(path, "acquisition" if is_npz_acquisition(path) else "run")
     elif name.endswith((*IMAGE_SUFFIXES, ".hdr")):
         yield Study(path, "run" if _is_nifti_run(path) else "volume")
     elif name.endswith((".png", ".tif", ".tiff")):
@@ -114,16 +128,20 @@ def _picture_studies(folder: Path) -> Iterator[Study]:
 
 def _dicom_studies(path: Path, files: list[Path]) -> Iterator[Study]:
     series: dict[str, tuple[Path, Any]] = {}
+    turning: list[bool] = []  # of each run
     for file in files:
         try:
-            header, _ = read_header(file, ["SOPClassUID", "Modality", "SeriesInstanceUID", "NumberOfFrames", "Rows"])
+            header, _ = read_header(file, _KEYWORDS)
         except ValueError as error:
             yield Study(file, "other", what=str(error))
             continue
         if is_xa(header) and frame_count(header) > 1:
+            turning.append(text_of(header, "PositionerMotion") == "DYNAMIC")
             yield Study(file, "run")
         elif header.get("SOPClassUID") != DICOMDIR_CLASS:
             series.setdefault(text_of(header, "SeriesInstanceUID"), (file, header))
+    if path.is_dir() and turning == [True, True]:
+        yield Study(path, "acquisition")  # mask and fill
     for uid, (file, header) in series.items():
         if is_xa(header):
             yield Study(file, "run", uid)
@@ -143,6 +161,9 @@ def check(study: Study, all_values: bool = False) -> dict[str, Any]:
             found |= facts
         elif study.kind == "run":
             taken, facts = _run(study)
+            found |= facts
+        elif study.kind == "acquisition":
+            taken, facts = _acquisition(study)
             found |= facts
         else:
             found["error"] = study.what
@@ -219,6 +240,25 @@ def _run(study: Study) -> tuple[Any, dict[str, Any]]:
     }
 
 
+def _acquisition(study: Study) -> tuple[Any, dict[str, Any]]:
+    scan = read_acquisition(study.path)
+    geometry = scan.geometry
+    pixels = (scan.row_step_mm, scan.column_step_mm)
+    return scan, {
+        "frames": len(scan),
+        "size": list(scan.size),
+        "duration_s": float(scan.times_s[-1] - scan.times_s[0]),
+        "arc_deg": round(float(geometry.steps_deg.sum()), 2),
+        "source_isocentre_mm": round(float(np.median(geometry.source_isocentre_mm)), 3),
+        "source_panel_mm": round(float(np.median(geometry.source_panel_mm)), 3),
+        "pixel_mm": [round(float(np.linalg.norm(steps, axis=1).mean()), 6) for steps in pixels],
+        "volume_shape": list(scan.volume_shape),
+        "volume_spacing_mm": list(scan.volume_spacing_mm),
+        "quantitative": scan.quantitative,
+        "notes": [*scan.warnings, *filter(None, [turn_covered(scan)]), *scan.notes],
+    }
+
+
 def _bundles() -> dict[str, Any]:
     """The bundles with their inputs' kind and, made once, their inferer."""
     if not _LOADED:
@@ -242,7 +282,8 @@ def _why_not(bundle: tuple[str, Any], kind: str, taken: Any) -> str:
     if kind == "other" or taken is None:
         return "it cannot be read"
     if wanted != kind:
-        return f"a {kind}, and it takes {wanted.replace('_', ' ')}s"
+        given = "an acquisition" if kind == "acquisition" else f"a {kind}"
+        return f"{given}, and it takes {_PLURALS.get((kind, wanted), wanted.replace('_', ' ') + 's')}"
     try:
         if hasattr(inferer, "check_input"):
             inferer.check_input(taken)
@@ -267,6 +308,15 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
         what = " ".join(filter(None, (found.get("modality"), "volume,", found["format"] + ",", found["dtype"])))
         place = f"{size} voxels of {spacing} mm, {found['orientation']}"
         yield f"    {what.strip(' ,')}: {place}{several}{thick}{gap}{values}"
+    elif found["kind"] == "acquisition":
+        rows, columns = found["size"]
+        across, spacing = (" x ".join(f"{v:.4g}" for v in found[f"{name}_mm"]) for name in ("pixel", "volume_spacing"))
+        yield (
+            f"    rotational acquisition: {found['frames']} frames of {rows} x {columns} in {found['duration_s']:.4g} "
+            f"s, {found['arc_deg']:.0f} degrees; pixels of {across} mm, source to isocentre "
+            f"{found['source_isocentre_mm']:.5g}, to panel {found['source_panel_mm']:.5g} mm; volume of "
+            f"{' x '.join(map(str, found['volume_shape']))} voxels of {spacing} mm"
+        )
     else:
         step = found["step_s"]
         even = step is not None and step[1] - step[0] < 1e-3 * step[1]

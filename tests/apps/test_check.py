@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,9 @@ import numpy as np
 import pytest
 
 from custom_nets.apps.check import find_studies, main
+from custom_nets.apps.simulate_acquisition import write_phantom
+from custom_nets.data.angiography.acquisition_reader import read_acquisition, write_npz_acquisition
+from custom_nets.simulation.phantom import PhantomSettings, VesselFlowPhantom
 from tests.tools.field_files import frames, head, mr_series, put_text, xa_file
 
 
@@ -65,6 +69,24 @@ def test_the_lines_say_the_same(folder: Path, capsys) -> None:
     assert "MR volume, dicom, int16: 16 x 18 x 8 voxels of 1 x 1 x 3 mm, LPS; slices 2.5 mm thick, gap 0.5 mm" in out
     assert "XA run, dicom, uint16: 6 frames of 20 x 24, 0.25 s apart (FrameTime)" in out
     assert "    arssr: yes" in out and "    most_dsa: no, a volume, and it takes runs" in out
+
+
+def test_rotational_acquisitions_are_told_however_they_are_stored(tmp_path: Path, capsys) -> None:
+    small = PhantomSettings(frames=12, size=(40, 44), pixel_mm=3, volume_shape=(24, 24, 24), voxel_mm=2.5, counts=5e4)
+    scan = write_phantom(VesselFlowPhantom(1, small), tmp_path / "scan", xa="LIN")
+    shutil.rmtree(scan / "truth")
+    write_npz_acquisition(read_acquisition(scan), tmp_path / "scan" / "xa" / "scan.npz")
+    code, found = report(capsys, str(scan))
+    assert code == 0 and not {"proj.nii.gz", "mask_run.nii.gz"} & set(found)
+    for name in ("scan", "xa", "scan.npz"):
+        assert (found[name]["kind"], found[name]["frames"], found[name]["size"]) == ("acquisition", 12, [40, 44])
+        assert found[name]["arc_deg"] == pytest.approx(200, abs=0.1)
+        assert {found[name]["bundles"][b] for b in ("tiavox", "vpal", "togs")} == {""}
+        assert found[name]["bundles"]["arssr"] == "an acquisition, and it takes volumes"
+    assert found["fill.dcm"]["kind"] == "run" and "with its mask run" in found["fill.dcm"]["bundles"]["togs"]
+    main([str(scan)])
+    out = capsys.readouterr().out
+    assert "rotational acquisition: 12 frames of 40 x 44 in 5.5 s, 200 degrees; pixels of 3 x 3 mm, source to" in out
 
 
 def test_each_series_of_a_folder_is_a_study(tmp_path: Path, capsys) -> None:

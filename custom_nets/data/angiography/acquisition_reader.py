@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from custom_nets.data.angiography.views import Acquisition, default_volume
 from custom_nets.data.dicom.files import holds_dicom, is_dicom_file
 from custom_nets.utils.files import as_typed, new_file
 
-__all__ = ["read_acquisition", "read_npz_acquisition", "write_npz_acquisition"]
+__all__ = ["is_npz_acquisition", "read_acquisition", "read_npz_acquisition", "write_npz_acquisition"]
 
 _WHAT = (
     "the folder of VPAL or 4DRGS (transforms.json), of TOGS (transforms_train.json), a fill run in XA DICOM with its "
@@ -96,6 +97,17 @@ def _with_grid(scan: Acquisition, shape: Sequence[int] | None, voxel_mm: float |
             shape = np.maximum(1, np.rint(extent / voxel_mm)).astype(int).tolist()
         return scan.with_volume(shape, (voxel_mm,) * 3)
     return scan if shape is None else scan.with_volume(shape)
+
+
+def is_npz_acquisition(path: str | Path) -> bool:
+    """Whether a file is an archive of NumPy with the arrays of an acquisition."""
+    if Path(path).suffix.lower() != ".npz":
+        return False
+    try:
+        with np.load(path, allow_pickle=False) as loaded:
+            return {"projections", "source_mm"} <= set(loaded.files)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile):
+        return False
 
 
 def write_npz_acquisition(scan: Acquisition, path: str | Path) -> Path:
