@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from custom_nets.data.angiography import read_angiography
-from custom_nets.data.angiography.acquisition_folders import is_togs_folder, is_vpal_folder
+from custom_nets.data.angiography.acquisition_folders import is_published_folder
 from custom_nets.data.angiography.acquisition_reader import is_npz_acquisition, read_acquisition
 from custom_nets.data.angiography.file_readers import picture_files, picture_runs
 from custom_nets.data.angiography.xa_reader import frame_count, is_xa
@@ -64,7 +64,7 @@ class Study:
 
 
 def find_studies(path: Path, within: frozenset[Path] = frozenset()) -> Iterator[Study]:
-    """What a file is; of a folder each series, run and image in it and below.
+    """What a file is; of a folder each series, run and image in it and below. The folder of an acquisition is one.
 
     Args:
         within: folders that this one lies in, as links may lead back to them.
@@ -73,14 +73,8 @@ def find_studies(path: Path, within: frozenset[Path] = frozenset()) -> Iterator[
         if path.resolve() in within:
             return
         within |= {path.resolve()}
-        if is_togs_folder(path):
+        if is_published_folder(path):
             yield Study(path, "acquisition")
-            return
-        if is_vpal_folder(path):
-            yield Study(path, "acquisition")
-            for entry in sorted(path.iterdir()):
-                if entry.is_dir() and not entry.name.startswith("."):
-                    yield from find_studies(entry, within)
             return
         yield from _dicom_studies(path, list(dicom_files(path)))
         yield from _picture_studies(path)

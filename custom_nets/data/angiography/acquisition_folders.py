@@ -18,7 +18,14 @@ from custom_nets.data.angiography.views import Acquisition, default_volume
 from custom_nets.data.whole_files import DAMAGED, image_array, open_image
 from custom_nets.geometry.cone_beam import ConeBeam, circular_trajectory
 
-__all__ = ["is_togs_folder", "is_vpal_folder", "line_integrals", "read_togs_folder", "read_vpal_folder"]
+__all__ = [
+    "is_published_folder",
+    "is_togs_folder",
+    "is_vpal_folder",
+    "line_integrals",
+    "read_togs_folder",
+    "read_vpal_folder",
+]
 
 _SAME = 0.01  # two statements of one length may differ by a per cent, as rounded numbers do
 _SAY_TIMES = 'say how long the run took by --duration_s 5.5, or all times by --input_times_s "[0, 0.04, ...]"'
@@ -32,6 +39,11 @@ def is_vpal_folder(path: Path) -> bool:
 def is_togs_folder(path: Path) -> bool:
     """Whether a folder has the camera file of TOGS."""
     return (path / "transforms_train.json").is_file()
+
+
+def is_published_folder(path: Path) -> bool:
+    """Whether a folder is the acquisition of one of the published methods."""
+    return is_vpal_folder(path) or is_togs_folder(path)
 
 
 def read_vpal_folder(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from custom_nets.data.angiography.acquisition_folders import is_togs_folder, is_vpal_folder
+from custom_nets.data.angiography.acquisition_folders import is_published_folder
 from custom_nets.data.cases import existing_path, from_json, unique_names
 from custom_nets.data.dicom.files import holds_dicom, is_dicom_file
 
@@ -52,5 +52,5 @@ def find_acquisitions(input: str | Path | Sequence[str | Path]) -> list[dict[str
 
 def _is_acquisition(path: Path) -> bool:
     if path.is_dir():
-        return is_vpal_folder(path) or is_togs_folder(path) or holds_dicom(path)
+        return is_published_folder(path) or holds_dicom(path)
     return path.suffix.lower() == ".npz" or is_dicom_file(path)

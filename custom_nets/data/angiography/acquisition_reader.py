@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from custom_nets.data.angiography.acquisition_folders import (
-    is_togs_folder,
+    is_published_folder,
     is_vpal_folder,
     read_togs_folder,
     read_vpal_folder,
@@ -64,7 +64,7 @@ def read_acquisition(
         raise FileNotFoundError(f"{found} does not exist.")
     if times_s is not None and duration_s is not None:
         raise ValueError("give times_s or duration_s, not both.")
-    published = found.is_dir() and (is_vpal_folder(found) or is_togs_folder(found))
+    published = found.is_dir() and is_published_folder(found)
     is_xa = not published and (holds_dicom(found) if found.is_dir() else is_dicom_file(found))
     if not is_xa and (said := _said(mask, xa)):
         raise ValueError(f"{', '.join(said)} is for runs in XA DICOM, and {found} is none.")

@@ -52,7 +52,8 @@ def markdown_table(rows: Sequence[Row], summary: Sequence[Row]) -> str:
             [method, *(spread(look_up.get((noise, method, metric)), digits) for metric, _, digits in _COLUMNS)]
             for method in methods
         ]
-        title = f"{noise} noise, {len(cases)} phantoms: mean ± standard deviation over phantoms"
+        how = "no" if noise == "none" else noise
+        title = f"{how} noise, {len(cases)} phantoms: mean ± standard deviation over phantoms"
         lines += markdown_section(title, heads, table)
         if OURS in methods:
             mine = [row for row in rows if row["noise"] == noise]
