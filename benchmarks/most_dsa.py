@@ -10,6 +10,8 @@ The ways:
 * ``ours``: :class:`custom_nets.networks.MoStDSA` as it is, in float32 and in bfloat16 (on a CPU only where the
   processor computes bfloat16 itself, or where asked for: elsewhere it takes minutes).
 * ``shipped``: the light network of the bundle on one grey channel (left out where its weights are not there).
+* ``shipped_turning``: the same as in a turning run: optical flow between the two frames first, which it starts from.
+* ``one_motion``: the light network with one motion a place and no start, random weights.
 
 Each runs in a process of its own, one after another in one run, so peak memory is its own and the machine the same.
 Ratios of CPU time are what to compare: seconds on a shared machine lie. The rates of a matrix product and of a
@@ -26,6 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -34,13 +37,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measuring import matmul_rate, run_ways, timed
 from custom_nets.checkpoints import load_network
 from custom_nets.checkpoints.published import load_published
-from custom_nets.networks import most_dsa
+from custom_nets.data.angiography.optical_flow import gap_flows_px
+from custom_nets.networks import SymmetricMoStDSA, most_dsa
 from custom_nets.networks.most_dsa import MoStDSA
 from custom_nets.utils.files import write_json
 from custom_nets.utils.record import environment, peak_memory_gib
 from tests.tools.golden import COMPACT, Golden
 
-WAYS = ("published", "command_line", "ours", "ours_bfloat16", "shipped", "shipped_bfloat16")
+WAYS = (
+    "published", "command_line", "ours", "ours_bfloat16", "shipped", "shipped_bfloat16", "shipped_turning", "one_motion"
+)  # fmt: skip
 SHIPPED = Path(__file__).resolve().parents[1] / "bundles" / "most_dsa" / "models" / "model.pt"
 
 Call = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -71,6 +77,13 @@ def frames(size: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
     return frame0, frame1
 
 
+def start_px(frame0: torch.Tensor, frame1: torch.Tensor) -> torch.Tensor:
+    """Motion between the two frames as inference finds it, [1, 8, H, W]."""
+    cv2.setNumThreads(torch.get_num_threads())
+    found = gap_flows_px(frame0[0, 0].cpu().numpy(), frame1[0, 0].cpu().numpy())
+    return torch.from_numpy(found)[None].to(frame0.device)
+
+
 def plainly() -> None:
     """From here on MoSt-DSA runs on PyTorch's plain layers, as the published code does."""
     most_dsa._MEMORY_FORMAT = torch.contiguous_format
@@ -84,8 +97,13 @@ def plainly() -> None:
 def make_way(way: str, count: int, device: str) -> Call:
     """The way as a function of a grey pair, for ``count`` frames in the gap."""
     times = [(i + 1) / (count + 1) for i in range(count)]
+    if way == "one_motion":
+        light = SymmetricMoStDSA().to(device).eval()
+        return lambda frame0, frame1: light(frame0, frame1, times)
     if way.startswith("shipped"):
         shipped = load_network(SHIPPED).to(device)
+        if way == "shipped_turning":
+            return lambda frame0, frame1: shipped(frame0, frame1, times, flow_px=start_px(frame0, frame1))
         return lambda frame0, frame1: shipped(frame0, frame1, times)
     if not way.startswith("ours"):
         plainly()
@@ -206,7 +224,7 @@ def _compare(ways: list[str], count: int, device: str, args: argparse.Namespace)
     for result in results:
         way = result["way"]
         result["of_command_line"] = seconds[way] / seconds["command_line"] if "command_line" in seconds else None
-        comparable = "published" in outputs and not way.startswith("shipped")
+        comparable = "published" in outputs and not way.startswith(("shipped", "one_motion"))
         result["max_difference"] = (
             float(np.abs(outputs[way] - outputs["published"]).max()) if comparable else None
         )  # in units of the full scale, 0 to 1

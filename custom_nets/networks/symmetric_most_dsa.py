@@ -71,7 +71,7 @@ def warp(image: torch.Tensor, flow_px: torch.Tensor, share: torch.Tensor | None 
     x = (2 * torch.arange(width, device=image.device, dtype=torch.float32) + 1) / width - 1
     y = (2 * torch.arange(height, device=image.device, dtype=torch.float32) + 1) / height - 1
     here = torch.stack([x.expand(height, width), y[:, None].expand(height, width)])
-    unit = torch.tensor([2 / width, 2 / height], device=image.device).reshape(1, 2, 1, 1)
+    unit = torch.stack([flow.new_full([], 2 / width), flow.new_full([], 2 / height)]).reshape(1, 2, 1, 1)
     grid = torch.addcmul(here, flow, unit if share is None else share * unit).permute(0, 2, 3, 1)
     return F.grid_sample(image.float(), grid, padding_mode="border", align_corners=False).to(image.dtype)
 
@@ -158,6 +158,7 @@ class _PairMaps(NamedTuple):
     still_seen: torch.Tensor  # [2N, time_width, H/2, W/2]
     passed_seen: torch.Tensor  # [1, time_width, H/2, W/2], what a unit of time adds to it
     further_px: torch.Tensor  # [2N, 2 (motions - 1), H, W], the further motions
+    bend_px: torch.Tensor  # [2N, 2, H, W], half of the acceleration of what moves; no channels: none
     background: torch.Tensor  # [N, 1, H, W], see _background
     still_bent: torch.Tensor  # [N, 1, H, W], which frame is preferred where nothing moves
     moved_bent: torch.Tensor  # [N, 1, H, W], and where something does
@@ -172,6 +173,7 @@ class SymmetricMoStDSA(nn.Module):
         time_width: channels of the refiner that runs for every time.
         flow: start from a motion that is given, and let what is known beside the frames move with it.
         motions: how many motions a place may have, 1 to 3: a subtracted X-ray picture is a sum of layers.
+        curved: let what moves along a given flow be accelerated, as the frames beyond the pair say.
 
     Example::
 
@@ -199,12 +201,14 @@ class SymmetricMoStDSA(nn.Module):
         time_width: int = 16,
         flow: bool = False,
         motions: int = 1,
+        curved: bool = False,
     ) -> None:
         super().__init__()
         if motions not in (1, 2, 3):
             raise ValueError(f"motions must be 1, 2 or 3, got {motions!r}.")
         self.takes_flow = bool(flow)
         self.motions = int(motions)
+        self.curved = bool(curved)
         self.several = self.motions > 1
         w1, w2, w3, w4 = widths
         self.unshuffle = nn.PixelUnshuffle(2)
@@ -394,6 +398,7 @@ class SymmetricMoStDSA(nn.Module):
         half_px: torch.Tensor,
         further_px: torch.Tensor,
         timesteps: torch.Tensor,
+        bend_px: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Pictures of all pairs at all times, in one batch where that is faster.
 
@@ -401,6 +406,7 @@ class SymmetricMoStDSA(nn.Module):
             frames, beyond: [2B, 1, H, W].
             features, full_px, half_px, further_px: from :meth:`pair`.
             timesteps: [B, T] in [0, 1].
+            bend_px: [2B, 2, H, W], from :func:`bend`; none for motion that is even.
 
         Returns:
             [BT, 1, H, W], the times of a pair one after another.
@@ -414,6 +420,7 @@ class SymmetricMoStDSA(nn.Module):
             still_seen=self._still_seen(frames),
             passed_seen=F.conv2d(torch.ones_like(half_px[:1, :1]), self.side_moved.weight[:, 4:], padding=1),
             further_px=self._enlarged(further_px),
+            bend_px=full_px[:, :0] if bend_px is None else bend_px,
             background=_background(frames) if self.motions > 1 else frames[:0],
             still_bent=self.shuffle(still_bent),
             moved_bent=self.shuffle(moved_bent),
@@ -431,7 +438,8 @@ class SymmetricMoStDSA(nn.Module):
         t = t.reshape(-1, 1, 1, 1).to(frames.dtype)  # [N, 1, 1, 1]
         since = torch.cat([t, 1 - t])  # [2N, 1, 1, 1], time from each side's own frame
         # what corrects a frame moves with it, where the motion is known beforehand
-        moved = warp(maps.frames if self.takes_flow else frames, maps.full_px, -since)
+        bent_px = (1 - since) * maps.bend_px
+        moved = warp(maps.frames if self.takes_flow else frames, _bent_path(maps.full_px, bent_px), -since)
         moved, moved_corrections = moved[:, :1], moved[:, 1:]
         # what is known of the pair lies in the middle of its motion
         known = warp(_between(maps.features, t), maps.middle_px, 0.5 - t)  # [N, pair_width, H/2, W/2]
@@ -439,7 +447,8 @@ class SymmetricMoStDSA(nn.Module):
         x = self.refiner[0](torch.cat([channels_last(known), self._seen(moved, seen_at_t)], dim=1))
         others: list[torch.Tensor] = []
         for number in range(self.motions - 1):
-            others.append(warp(frames, maps.further_px[:, 2 * number : 2 * number + 2], -since))
+            further = maps.further_px[:, 2 * number : 2 * number + 2]
+            others.append(warp(frames, _bent_path(further, bent_px), -since))
         seen = [self._seen(other, seen_at_t) for other in others]
         if self.motions > 1:
             x = x + self.layer_seen(seen[0] if self.motions == 2 else seen[0] + seen[1])
@@ -544,14 +553,17 @@ class SymmetricMoStDSA(nn.Module):
         outer = [f if x is None else x for f, x in zip((frame0, frame1), (before, after), strict=True)]
         beyond = self._padded(torch.cat(outer))
         towards: torch.Tensor | None = None
+        bend_px: torch.Tensor | None = None
         if self.takes_flow and flow_px is not None:
             sides = self._padded(flow_px).split(2, dim=1)
             given = torch.cat([torch.cat([sides[0], sides[2]], dim=1), torch.cat([sides[1], sides[3]], dim=1)])
             given = given * self._trusted(frames, given, torch.cat(near))
             towards = given[:, :2]
+            if self.curved:
+                bend_px = bend(given, torch.cat(near))
             beyond = warp(beyond, given[:, 2:])
         known = self.pair(frames, beyond, torch.cat(near), towards)
-        pred = self.at(frames, beyond, *known, t)[:, :, :height, :width]
+        pred = self.at(frames, beyond, *known, t, bend_px)[:, :, :height, :width]
         pred = pred.reshape(b, t.shape[1], 1, height, width)
         return pred[:, :, 0] if as_channels else pred
 
@@ -577,6 +589,7 @@ class SymmetricMoStDSA(nn.Module):
             self.side_still.out_channels,
             self.takes_flow,
             self.motions,
+            self.curved,
         )
         twin.load_state_dict(self.state_dict(), assign=True)
         return twin.train(self.training)
@@ -607,6 +620,29 @@ class _FramesAsChannels(SymmetricMoStDSA):
         return self
 
 
+def bend(towards_px: torch.Tensor, nearness: torch.Tensor) -> torch.Tensor:
+    """Half of the acceleration [2B, 2, H, W], in pixels over the square of the gap, of what moves on an arc.
+
+    A place of frame 0 that is at ``-1 / nearness`` in the frame before, at 0 in its own and at 1 in the other is, on a
+    parabola, at ``s towards - s (1 - s) bend`` at ``s``. Run backwards, frame 1 says the same. What both say is taken
+    (the smaller where they agree in sign, nothing elsewhere): of noise and pulsation the sides say different things.
+
+    Args:
+        towards_px: [2B, 4, H, W], flow to the other frame and to the frame beyond.
+        nearness: [2B], length of the gap over the distance to the frame beyond; 0 where there is none.
+    """
+    flow, back = towards_px.split(2, dim=1)
+    near = nearness.to(flow.dtype)[:, None, None, None]
+    own = near * (flow + near * back) / (1 + near)
+    other = swap(own)
+    return torch.where(own * other > 0, torch.where(own.abs() < other.abs(), own, other), torch.zeros_like(own))
+
+
+def _bent_path(flow_px: torch.Tensor, bend_px: torch.Tensor) -> torch.Tensor:
+    """Flow that leads, after a share of the gap, to where a bent motion is by then."""
+    return flow_px - bend_px if bend_px.shape[1] else flow_px
+
+
 def _repeated_maps(maps: _PairMaps, count: int) -> _PairMaps:
     """Each row ``count`` times."""
     return _PairMaps(
@@ -617,6 +653,7 @@ def _repeated_maps(maps: _PairMaps, count: int) -> _PairMaps:
         still_seen=_repeated(maps.still_seen, count),
         passed_seen=maps.passed_seen,
         further_px=_repeated(maps.further_px, count),
+        bend_px=_repeated(maps.bend_px, count),
         background=_repeated(maps.background, count),
         still_bent=_repeated(maps.still_bent, count),
         moved_bent=_repeated(maps.moved_bent, count),

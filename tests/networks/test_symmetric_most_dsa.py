@@ -7,7 +7,7 @@ import torch
 
 from custom_nets.checkpoints import build_network, load_network, load_pretrained, save_checkpoint
 from custom_nets.networks import SymmetricMoStDSA
-from custom_nets.networks.symmetric_most_dsa import antisymmetric, swap, warp
+from custom_nets.networks.symmetric_most_dsa import antisymmetric, bend, swap, warp
 from tests.networks.contract import NetContract
 
 ARCH = {"widths": [4, 6, 6, 8], "pair_width": 6, "time_width": 4}
@@ -380,6 +380,87 @@ def test_sides():
     sides = rand(4, 3)
     assert torch.equal(swap(sides), torch.cat([sides[2:], sides[:2]]))
     torch.testing.assert_close(swap(antisymmetric(sides)), -antisymmetric(sides))
+
+
+# ---- motion on an arc ----
+
+
+def towards(at, s: float = 1.0) -> torch.Tensor:
+    """Flow [2, 4, N, 1] of points ``at(time)`` [N, 2] to the other frame and to the frame ``s`` gaps beyond."""
+    there = [at(1.0) - at(0.0), at(-s) - at(0.0)], [at(0.0) - at(1.0), at(1 + s) - at(1.0)]
+    return torch.stack([torch.cat(side, dim=1) for side in there]).mT[..., None].float()
+
+
+@pytest.mark.parametrize("beyond", [1.0, 0.5, 2.0])
+def test_a_parabola_is_followed_exactly(beyond):
+    start, speed, half = (rand(5, 2, seed=seed).double() for seed in range(3))
+    found = bend(towards(lambda s: start + s * speed + s * s * half, beyond), torch.full((2,), 1 / beyond))
+    torch.testing.assert_close(found[0, ..., 0].mT.double(), half, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-5)
+
+
+def test_nothing_bends_without_both_frames_beyond():
+    flow = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    for near in ([0.0, 0.0], [1.0, 0.0], [0.0, 1.0]):
+        assert not bend(flow, torch.tensor(near)).any()
+
+
+def test_points_of_a_turning_head_are_found_nearer_to_where_they_are():
+    """The simulator's exact positions, without pulse and motion of the head: an arc seen in perspective."""
+    from custom_nets.simulation.dsa import DSASettings, DSASimulator
+
+    settings = DSASettings(shape=(64, 64), pixel_mm=4.0, rotation_deg_s=20, pulse_mm=0.0)
+    simulator = DSASimulator(3, settings)
+    points = simulator.arteries.position_mm
+
+    def at(s: float) -> torch.Tensor:
+        return torch.from_numpy(simulator.carm.project(points, 20 + 10 * s)[0])  # 10 degrees a gap
+
+    half = bend(towards(at), torch.ones(2))[0, ..., 0].mT.double()
+    for t in (0.25, 0.5):
+        straight = at(0.0) + t * (at(1.0) - at(0.0))
+        error, bent = ((x - at(t)).norm(dim=1).mean() for x in (straight, straight - t * (1 - t) * half))
+        assert bent < 0.1 * error
+
+
+@torch.no_grad()
+def test_a_vessel_on_a_circle_is_made_on_the_circle():
+    """All of the picture moves as one point does, on a circle; the made vessel is at its exact position."""
+    torch.manual_seed(0)
+    arguments = {**ARCH, "flow": True, "motions": 3}
+    networks = [SymmetricMoStDSA(**arguments, curved=curved).eval() for curved in (False, True)]
+    for network in networks:
+        torch.nn.init.constant_(network.output.bias[:4], 20.0)  # the gate: all follows the motion
+        torch.nn.init.constant_(network.trust.bias, 50.0)
+        for motion in (network.bottom_motion, *(level.motion for level in network.levels)):
+            torch.nn.init.zeros_(motion.weight)
+    y, x = torch.meshgrid(torch.arange(96.0), torch.arange(128.0), indexing="ij")
+
+    def place(s: float) -> torch.Tensor:
+        angle = torch.tensor(-1.7 + 0.25 * s)
+        return torch.stack([64 + 60 * angle.cos(), 100 + 60 * angle.sin()])
+
+    def picture(s: float) -> torch.Tensor:
+        px, py = place(s)
+        return (0.9 - 0.5 * torch.exp(-((x - px) ** 2 + (y - py) ** 2) / 18))[None, None]
+
+    steps = [(0, 1), (1, 0), (0, -1), (1, 2)]
+    flow = torch.cat([place(b) - place(a) for a, b in steps]).reshape(1, 8, 1, 1).expand(1, 8, 96, 128).contiguous()
+    frames = picture(0), picture(1), [0.25, 0.5], picture(-1), picture(2), None, flow
+    for k, t in enumerate((0.25, 0.5)):
+        errors = []
+        for network in networks:
+            mass = 0.9 - network(*frames)[0, k, 0]
+            found = torch.stack([(mass * x).sum(), (mass * y).sum()]) / mass.sum()
+            errors.append(float((found - place(t)).norm()))
+        assert errors[0] > 0.3 and errors[1] < 0.1 * errors[0]
+    forth = networks[1](*frames)
+    turned = torch.cat([flow[:, 2:4], flow[:, :2], flow[:, 6:], flow[:, 4:6]], dim=1)
+    back = networks[1](frames[1], frames[0], [0.75, 0.5], frames[4], frames[3], None, turned)
+    torch.testing.assert_close(back, forth, rtol=0, atol=1e-5)
+    ends = networks[1](frames[0], frames[1], [0, 1], frames[3], frames[4], None, flow)
+    torch.testing.assert_close(ends[:, 0], frames[0], **EXACT)
+    torch.testing.assert_close(ends[:, 1], frames[1], **EXACT)
 
 
 # ---- what is computed faster, against what it stands for ----
