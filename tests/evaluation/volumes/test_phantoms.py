@@ -27,7 +27,7 @@ def test_interpolation_is_measured_as_it_is(monkeypatch):
     ours, spline = sorted(phantoms.measure({"ours": plain.eval()}, side=48), key=lambda row: row["method"] != "ours")
     assert spline["overshoot, edge (%)"] > 5 > ours["overshoot, edge (%)"] > 0  # limited, which the spline is not
     assert 0.8 < spline["noise, sd"] < 1.2 and spline["noise, largest"] > 3
-    assert ours["noise, sd"] == pytest.approx(spline["noise, sd"], rel=0.1)
+    assert spline["noise, sd"] < ours["noise, sd"] < 1.4 * spline["noise, sd"]  # made consistent: noise, too
 
 
 def test_the_command_writes_a_table_and_a_record(monkeypatch, tmp_path, capsys):
