@@ -23,7 +23,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from custom_nets.operators.interpolation import linear_matrix
@@ -117,10 +116,14 @@ def upper_bound(measured: torch.Tensor, how: str = "unknown") -> torch.Tensor:
 
 
 def _largest(volume: torch.Tensor, width: int, axis: int | None = None) -> torch.Tensor:
-    """Largest value within ``width`` voxels across, along one axis or all."""
-    for each in range(3) if axis is None else (axis,):  # a box is as good as three lines, and much dearer
-        size = [width if a == each else 1 for a in range(3)]
-        volume = F.max_pool3d(volume[None, None], size, 1, [n // 2 for n in size])[0, 0]
+    """Largest value within ``width`` voxels across (odd), along one axis or all."""
+    for each in range(3) if axis is None else (axis,):
+        for _ in range(width // 2):  # several times faster on a CPU than pooling
+            wider, n = volume.clone(), volume.shape[each] - 1
+            for here, there in ((0, 1), (1, 0)):
+                ahead = wider.narrow(each, here, n)
+                torch.maximum(ahead, volume.narrow(each, there, n), out=ahead)
+            volume = wider
     return volume
 
 

@@ -9,7 +9,7 @@ from custom_nets.checkpoints import load_network
 from custom_nets.geometry import Grid
 from custom_nets.inferers import ImplicitVolumeInferer, ThickSliceInferer
 from custom_nets.inferers.measured_blur import MeasuredBlur
-from custom_nets.inferers.overshoot import OvershootLimits, upper_bound
+from custom_nets.inferers.overshoot import OvershootLimits, _largest, upper_bound
 from custom_nets.operators.slice_profile import PointSpread, degrade
 
 
@@ -71,6 +71,15 @@ def test_parts_are_clipped_as_the_whole():
     steps = [limits.clip(part, columns) for part, columns in zip(parts, (slice(0, 4), slice(4, 9)), strict=True)]
     assert torch.equal(torch.cat(parts, 1), whole) and max(steps) == step > 0
     assert not torch.equal(whole, volume)
+
+
+@pytest.mark.parametrize("width", [3, 5, 9])
+def test_largest_values_around_are_those_of_pooling(width: int):
+    volume = torch.rand(11, 6, 7, generator=torch.Generator().manual_seed(0))
+    pooled = torch.nn.functional.max_pool3d(volume[None], width, 1, width // 2)[0]
+    assert torch.equal(_largest(volume, width), pooled)
+    pooled = torch.nn.functional.max_pool3d(volume[None], (1, width, 1), 1, (0, width // 2, 0))[0]
+    assert torch.equal(_largest(volume, width, 1), pooled)
 
 
 # ---- with shipped weights ----
