@@ -78,9 +78,10 @@ def measured_share(volume: torch.Tensor, axis: int) -> float:
     log = np.log(np.maximum(smooth, 1e-12 * smooth.max()))
     fall = log[: -2 * half] - log[2 * half :]  # at position i + half
     place = np.arange(len(fall)) + half
-    # nothing comes back beyond an edge, and it lies in the outer part: most scanners at most double
+    # nothing comes back beyond an edge, and it lies in the outer part: scanners double, and a band that ends farther in
+    # is that of a thing without detail along this axis
     quiet = np.array([log[p + half :].max() < log[p - half] - 0.75 * np.log(_CLIFF) for p in place])
-    found = np.flatnonzero((fall > np.log(_CLIFF)) & quiet & (place > 0.2 * n))
+    found = np.flatnonzero((fall > np.log(_CLIFF)) & quiet & (place > 0.3 * n))
     if len(found) == 0:
         return 1.0
     steepest = found[int(np.argmax(fall[found]))]
