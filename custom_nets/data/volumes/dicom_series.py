@@ -105,7 +105,8 @@ def load_series(
     step, note = _slice_step(positions, normal, [piece.path.name for piece in slices], name, allow_irregular)
     header = datasets[0][1]
     distance, told = float(step @ normal), valid_number(header, "SpacingBetweenSlices")
-    if told and abs(abs(told) - distance) > _SAME_DISTANCE * distance:
+    meant = (distance, distance - (slices[0].thickness or 0))  # some scanners write the gap there
+    if told and min(abs(abs(told) - mm) for mm in meant) > _SAME_DISTANCE * distance:
         notes.add(f"SpacingBetweenSlices is {told:g} mm, but the slices lie {distance:.4g} mm apart, which counts")
     if len({numbers(own, "RescaleSlope") is None for _, own, _ in datasets}) > 1:
         notes.add("some slices have a RescaleSlope and others none: their units may differ")
