@@ -15,23 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .any_size_transmrsr import SwinBlock, as_planes, as_tokens, conv3, encode_input
+from .any_size_transmrsr import SwinLevel, as_planes, as_tokens, conv3, encode_input
 
 __all__ = ["SwinRegressor"]
-
-
-class SwinGroup(nn.Module):
-    """Swin blocks, plain and shifted windows in turn, and a convolution, residual over all; tokens [B, H, W, C]."""
-
-    def __init__(self, dim: int, depth: int, head_width: int, window: int, ratio: int) -> None:
-        super().__init__()
-        self.blocks = nn.Sequential(
-            *(SwinBlock(dim, head_width, window, i % 2 * (window // 2), ratio) for i in range(depth))
-        )
-        self.conv = conv3(dim, dim)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + as_tokens(self.conv(as_planes(self.blocks(x))))
 
 
 class SwinRegressor(nn.Module):
@@ -59,7 +45,7 @@ class SwinRegressor(nn.Module):
         self.slices = slices
         self.divisor = 2 * window
         self.shallow = conv3(4 * slices + 5, dim)
-        self.groups = nn.Sequential(*(SwinGroup(dim, depth, head_width, window, ratio) for depth in depths))
+        self.groups = nn.Sequential(*(SwinLevel(dim, head_width, window, ratio, depth) for depth in depths))
         self.norm = nn.LayerNorm(dim)
         self.deep = conv3(dim, dim)
         self.last = conv3(dim, 4)

@@ -26,12 +26,13 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = [
     "ConeBeamOperator",
     "SupportOperator",
-    "compressed_rows",
     "cgls",
+    "compressed_rows",
     "fdk",
     "panel_positions",
     "parker_weights",
     "sart",
+    "sparse_product",
     "view_vectors",
 ]
 
@@ -252,7 +253,7 @@ class SupportOperator:
         """
         if values.is_meta:  # how many entries a matrix has depends on values: the dense projector does not ask
             return self._project_dense(values, vectors)
-        pictures = [_Product.apply(row, *self.matrices(vector)) for row, vector in zip(values, vectors, strict=True)]
+        pictures = [sparse_product(row, *self.matrices(vector)) for row, vector in zip(values, vectors, strict=True)]
         return torch.stack(pictures).unflatten(1, self.panel_shape)
 
     def adjoint(self, pictures: torch.Tensor, vectors: Array) -> torch.Tensor:
@@ -320,6 +321,12 @@ class SupportOperator:
         return compressed_rows(pixel[order], voxel[order], value[order], (height * width, len(positions))), transposed
 
 
+def sparse_product(values: torch.Tensor, matrix: torch.Tensor, transposed: torch.Tensor) -> torch.Tensor:
+    """Multiply ``matrix @ values``; the gradient takes ``transposed``, which PyTorch would make at each step."""
+    found: torch.Tensor = _Product.apply(values, matrix, transposed)
+    return found
+
+
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, matrix: torch.Tensor, transposed: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
@@ -328,7 +335,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
-        return ctx.transposed @ grad, None, None
+        return ctx.transposed @ grad.contiguous(), None, None
 
 
 def compressed_rows(

@@ -21,6 +21,7 @@ from custom_nets.utils.record import file_record
 from tests.bundles import runner
 from tests.bundles.runner import BAD_SCANS, REPOSITORY, expect, outer_corner, same_as_nifti, volumes
 from tests.conftest import blobs, random_affine, world_points
+from tests.tools.pages import tiny_arssr
 
 BUNDLE = REPOSITORY / "bundles" / "arssr"
 CONFIG = str(BUNDLE / "configs" / "inference.json")
@@ -40,13 +41,7 @@ def untrained(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
-    """A tiny network that adds something of its own."""
-    torch.manual_seed(0)
-    network = ResidualArSSR(**ARCH)
-    torch.nn.init.normal_(network.decoder[-1].weight, std=0.02)
-    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
-    save_checkpoint(path, network, {"name": "ResidualArSSR", **ARCH})
-    return path
+    return tiny_arssr(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from custom_nets.networks import ResidualArSSR
 from custom_nets.operators.slice_profile import degrade
 from custom_nets.utils import root_cause
 from tests.bundles.timed import check_time_budget
-from tests.bundles.training import checkpoint, losses_of, save_heads
+from tests.bundles.training import checkpoint, losses_of, save_heads, start
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / "bundles" / "arssr" / "configs"
@@ -52,11 +52,7 @@ def data(tmp_path_factory) -> Path:
     return save_heads(tmp_path_factory.mktemp("heads"))
 
 
-def workflow(data: Path, output: Path, files: list[str] | str = TRAIN, **override) -> ConfigWorkflow:
-    override = {**TINY, "dataset_dir": str(data), "output_dir": str(output), **override}
-    made = ConfigWorkflow(files, workflow_type="train", logging_file=False, **override)
-    made.initialize()
-    return made
+workflow = partial(start, TRAIN, TINY)
 
 
 @pytest.fixture(scope="module")

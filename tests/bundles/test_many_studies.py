@@ -15,29 +15,20 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 
-from custom_nets.checkpoints import save_checkpoint
-from custom_nets.networks import ResidualArSSR
 from custom_nets.utils.record import file_record
 from tests.bundles import most_dsa_runs, runner, test_transmrsr_inference
 from tests.bundles.runner import REPOSITORY, command_line, newcomer, volumes
+from tests.tools.pages import tiny_arssr
 
 ARSSR = REPOSITORY / "bundles" / "arssr"
-ARCH = {"feature_dim": 4, "num_features": 4, "growth": 4, "num_blocks": 1, "decoder_width": 8}
 infer = partial(runner.infer, ARSSR)
 message_of = partial(runner.message_of, ARSSR)
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
-    """A tiny network that adds something of its own."""
-    torch.manual_seed(0)
-    network = ResidualArSSR(**ARCH)
-    torch.nn.init.normal_(network.decoder[-1].weight, std=0.02)
-    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
-    save_checkpoint(path, network, {"name": "ResidualArSSR", **ARCH})
-    return path
+    return tiny_arssr(tmp_path_factory.mktemp("weights"), 4)
 
 
 def studies(folder: Path, count: int) -> Path:

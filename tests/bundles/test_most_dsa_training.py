@@ -18,7 +18,7 @@ from custom_nets.apps.simulate_training_runs import simulate_run
 from custom_nets.checkpoints import load_network
 from custom_nets.utils import root_cause
 from tests.bundles.timed import check_time_budget
-from tests.bundles.training import checkpoint, losses_of
+from tests.bundles.training import checkpoint, losses_of, start
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / "bundles" / "most_dsa" / "configs"
@@ -57,11 +57,7 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
-def workflow(data: Path, output: Path, files: list[str] | str = TRAIN, **override) -> ConfigWorkflow:
-    override = {**TINY, "dataset_dir": str(data), "output_dir": str(output), **override}
-    made = ConfigWorkflow(files, workflow_type="train", logging_file=False, **override)
-    made.initialize()
-    return made
+workflow = partial(start, TRAIN, TINY)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,16 @@ from monai.bundle import ConfigWorkflow
 from scipy import ndimage
 
 
+def start(
+    train: str, tiny: dict[str, Any], data: Path, output: Path, files: str | list[str] | None = None, **override: Any
+) -> ConfigWorkflow:
+    """The training ``train`` (with overlays: ``files``) of ``data`` into ``output``, ``tiny``, ready to run."""
+    given = {**tiny, "dataset_dir": str(data), "output_dir": str(output), **override}
+    made = ConfigWorkflow(files or train, workflow_type="train", logging_file=False, **given)
+    made.initialize()
+    return made
+
+
 def losses_of(made: ConfigWorkflow) -> list[float]:
     """Run a workflow, give the loss of each iteration."""
     losses: list[float] = []

@@ -19,9 +19,9 @@ from custom_nets.networks import AnySizeTransMRSR, ResidualArSSR
 __all__ = ["Page", "tiny_arssr", "tiny_transmrsr"]
 
 
-def tiny_arssr(folder: Path) -> Path:
+def tiny_arssr(folder: Path, size: int = 8) -> Path:
     """Weights of a tiny network that adds something of its own."""
-    arch = {"feature_dim": 8, "num_features": 8, "growth": 8, "num_blocks": 1, "decoder_width": 16}
+    arch = {"feature_dim": size, "num_features": size, "growth": size, "num_blocks": 1, "decoder_width": 2 * size}
     torch.manual_seed(0)
     network = ResidualArSSR(**arch)
     torch.nn.init.normal_(network.decoder[-1].weight, std=0.02)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from custom_nets.operators.cone_beam import SupportOperator, compressed_rows
+from custom_nets.operators.cone_beam import SupportOperator, compressed_rows, sparse_product
 
 __all__ = ["AttenuationField", "ScanGrid", "SparseMap", "blob_map", "interpolation_map", "neighbour_pairs"]
 
@@ -191,17 +191,6 @@ class AttenuationField(nn.Module):
 # ---- sparse maps between sets of voxels ----
 
 
-class _Multiply(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: torch.Tensor, matrix: torch.Tensor, transposed: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        ctx.transposed = transposed
-        return matrix @ values
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
-        return ctx.transposed @ grad.contiguous(), None, None
-
-
 class SparseMap:
     """A fixed sparse matrix [R, C] that is applied to [C, K], with its transpose for gradients."""
 
@@ -214,7 +203,7 @@ class SparseMap:
     def __call__(self, values: torch.Tensor) -> torch.Tensor:
         if values.is_meta:
             return values.new_empty(self.shape[0], *values.shape[1:])
-        return _Multiply.apply(values, self.matrix, self.transposed)
+        return sparse_product(values, self.matrix, self.transposed)
 
 
 def _places(voxels: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
