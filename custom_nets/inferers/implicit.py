@@ -51,7 +51,7 @@ _ROWS = 8192  # points decoded at once on a CPU: their activations stay in its c
 _ROWS_CUDA = 524288
 _STEPS = 20  # of the correction to what was measured
 _DAMPING = 0.05  # of the steps that follow where these do not suffice
-_ROUNDS = 3  # between what was measured and how far a result may go
+_ROUNDS = 4  # between what was measured and how far a result may go
 _ACTIVATION_BYTES = 24 * 2**20  # of one tensor on a CPU: larger ones leave the cache, and the allocator's reuse
 _ACTIVATION_BYTES_CUDA = 2**30
 
