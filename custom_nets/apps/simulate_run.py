@@ -13,9 +13,9 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """``python -m custom_nets.simulation.dsa OUT``"""
+    """``python -m custom_nets.apps.simulate_run OUT``"""
     parser = CommandParser(
-        prog="python -m custom_nets.simulation.dsa", description="Write a simulated angiography run."
+        prog="python -m custom_nets.apps.simulate_run", description="Write a simulated angiography run."
     )
     parser.add_argument("out", help="RUN.dcm, RUN.npz, RUN.nii.gz, RUN.gif, RUN.mp4, or a folder for PNG pictures")
     parser.add_argument("--seed", type=int, default=0, help="of patient, acquisition and noise")

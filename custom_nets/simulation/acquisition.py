@@ -1,6 +1,6 @@
 """A simulated DSA as the run that an angiography suite would have stored: grey values, mask frame, times, angles.
 
-The command ``python -m custom_nets.simulation.dsa OUT`` (see :func:`main`) writes one as DICOM, NPZ, NIfTI or
+The command ``python -m custom_nets.apps.simulate_run OUT`` writes one as DICOM, NPZ, NIfTI or
 pictures.
 """
 

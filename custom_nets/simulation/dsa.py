@@ -8,8 +8,8 @@ A head of ellipsoids and bones and a tree of vessels (:mod:`custom_nets.simulati
 so what the head moves between mask and fill stays behind as the bright and dark edges that real runs have. Noise is
 that of two Poisson exposures: the mask's is the same in all frames of a standing run. Everything follows from the seed.
 
-    python -m custom_nets.simulation.dsa RUN.dcm --seed 3 --kind rotational
-    python -m custom_nets.simulation.dsa RUN.dcm --frames 30 --fps 4 2 1 --size 1024 --bits 14 --collimation 0.05
+    python -m custom_nets.apps.simulate_run RUN.dcm --seed 3 --kind rotational
+    python -m custom_nets.apps.simulate_run RUN.dcm --frames 30 --fps 4 2 1 --size 1024 --bits 14 --collimation 0.05
 
 (:mod:`custom_nets.simulation.acquisition` makes runs of grey values of it.)
 """
