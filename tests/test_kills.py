@@ -91,12 +91,10 @@ def registering(folder: Path) -> None:
 def prepared(kind: str, folder: Path) -> Path:
     """What a work needs; the same for every call."""
     import nibabel as nib
-    import torch
 
-    from custom_nets.checkpoints import save_checkpoint
-    from custom_nets.networks import ResidualArSSR
-    from tests.bundles.test_many_studies import ARCH, ARSSR, studies
+    from tests.bundles.test_many_studies import ARSSR, studies
     from tests.bundles.training import simulated_head
+    from tests.tools.pages import tiny_arssr
 
     folder.mkdir()
     (folder / "out").mkdir()
@@ -108,8 +106,7 @@ def prepared(kind: str, folder: Path) -> Path:
         for seed in range(2):
             nib.save(simulated_head(seed), folder / "heads" / f"sub-{seed:02d}_T1w.nii.gz")
     if kind in ("inference", "registering"):
-        torch.manual_seed(0)
-        save_checkpoint(folder / "tiny.pt", ResidualArSSR(**ARCH), {"name": "ResidualArSSR", **ARCH})
+        tiny_arssr(folder, 4)
     if kind == "registering":
         from custom_nets.bundle.folder import copy_bundle
 

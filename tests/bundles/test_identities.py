@@ -7,18 +7,16 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 
-from custom_nets.checkpoints import save_checkpoint
 from custom_nets.data.angiography.acquisition_writer import write_xa_run
-from custom_nets.networks import ResidualArSSR
 from custom_nets.simulation.phantom import VesselFlowPhantom
 from tests.bundles import runner
 from tests.bundles.most_dsa_runs import BUNDLE as MOST_DSA
 from tests.bundles.most_dsa_runs import PLAIN, save_weights
-from tests.bundles.test_many_studies import ARCH, ARSSR
+from tests.bundles.test_many_studies import ARSSR
 from tests.bundles.test_reconstruction_bundles import SETTINGS, run
 from tests.tools.identities import found_in
+from tests.tools.pages import tiny_arssr
 from tests.tools.xa_writer import contrast_run, write_xa
 
 WHO = {
@@ -50,8 +48,7 @@ def nobody_in(out: Path, *but: str) -> set[str]:
 
 @pytest.mark.parametrize("kind", ["dicom", "nifti"])
 def test_volumes(kind, folder, tmp_path, write_dicom_series, monkeypatch):
-    torch.manual_seed(0)
-    save_checkpoint(tmp_path / "tiny.pt", ResidualArSSR(**ARCH), {"name": "ResidualArSSR", **ARCH})
+    tiny_arssr(tmp_path, 4)
     volume = np.random.default_rng(0).random((12, 11, 6)) * 900
     scan = folder / "series"
     if kind == "dicom":
