@@ -187,7 +187,7 @@ def _check_values(given: Any, known: Any, prefix: str) -> None:
         # without a postfix a file keeps its name, without a competitor's checkpoint it is left out of the comparison
         may_be_empty = name.endswith(("_postfix", "_checkpoint"))
         if is_path_or_name(name) and not may_be_empty and str(value).strip() == "" != expected:
-            _stop(f"{name} is empty: give a value (is a variable of your shell not set?), or leave it out.")
+            _stop(f"--{name} is empty: give a value (is a variable of your shell not set?), or leave it out.")
         if is_path_or_name(name) and (expected is not None or os.path.lexists(str(value))):
             continue  # anything may be a name
         if isinstance(value, str) and value != expected:
