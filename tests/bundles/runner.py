@@ -133,5 +133,5 @@ BAD_SCANS = {
     "constant": (lambda save: save(np.full((12, 12, 6), 7.0), name="bad.nii.gz"), "is constant, every voxel is 7"),
     "zero spacing": (_flat_voxels, "bad.nii.gz has an affine that is not invertible"),
     "missing": (lambda save: Path("/nowhere/scan.nii.gz"), "/nowhere/scan.nii.gz does not exist"),
-    "none given": (lambda save: "", "--input names an image file"),
+    "none given": (lambda save: "", "--input is empty"),
 }
