@@ -63,8 +63,10 @@ class OvershootLimits:
         self.high, self.low = torch.maximum(high, low), torch.minimum(high, low)  # in noise they can cross
         self.matrices: list[torch.Tensor | None] = []
         for p, n in zip(positions, measured.shape, strict=True):
-            same = p is None or (len(p) == n and np.abs(p - np.arange(n)).max() < 1e-4)
-            self.matrices.append(None if same else linear_matrix(n, p).float())
+            if p is None or (len(p) == n and np.abs(p - np.arange(n)).max() < 1e-4):
+                self.matrices.append(None)
+            else:
+                self.matrices.append(linear_matrix(n, p).float())
 
     def clip(self, volume: torch.Tensor, columns: slice = slice(None)) -> float:
         """Bring ``volume`` [N, N', N''] within the bounds, in place; how far it was beyond.

@@ -141,8 +141,8 @@ class Level(nn.Module):
         """``self.join`` of coarser features [2B, coarse, h/2, w/2], enlarged, with both sides' [2B, width, h, w]."""
         layer = self.join[0]
         # a convolution of single pixels may as well come before enlarging, where there are fewer
-        from_coarse, from_sides = layer.weight.split([coarse.shape[1], 2 * own.shape[1]], dim=1)
-        x = pointwise(coarse, from_coarse, layer.bias)
+        from_coarse, from_sides = layer.weight.split([coarse.shape[1], 2 * own.shape[1]], dim=1)  # type: ignore[operator]
+        x = pointwise(coarse, from_coarse, layer.bias)  # type: ignore[arg-type]
         x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
         x = x + pointwise(torch.cat([own, swap(own)], dim=1), from_sides)
         return F.leaky_relu(x, 0.1, inplace=True)
@@ -489,10 +489,10 @@ class SymmetricMoStDSA(nn.Module):
         assert offset is not None and share_offset is not None
         weights, offsets = [self.output.weight, self.correction.weight], [offset, share_offset]
         if self.several:
-            weights.append(self.layer_share.weight)
+            weights.append(self.layer_share.weight)  # type: ignore[arg-type]
             layer_offset = self.layer_share.bias
             assert layer_offset is not None
-            offsets.append(layer_offset)
+            offsets.append(layer_offset)  # type: ignore[arg-type]
         heads = F.conv2d(x, torch.cat(weights), torch.cat(offsets), padding=1).contiguous()
         picture, share = heads[:, :8], heads[:, 8:13]
         if self.several:

@@ -76,7 +76,7 @@ def measure(networks: dict[str, Any], told: bool = True, side: int = 64) -> list
     """
     phantoms = {"sphere": sphere(side, side / 3.2), "edge": oblique_edge(side)}
     distance = np.abs(np.sqrt(((_places(side)[:, ::2, ::2, ::2] + 0.25 - (side - 1) / 2) ** 2).sum(0)) - side / 3.2)
-    rows = []
+    rows: list[Row] = []
     for scale_name, scale in SCALES.items():
         for profile in PROFILES:
             found: dict[str, Row] = {}
