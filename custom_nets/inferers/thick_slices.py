@@ -49,7 +49,7 @@ _SAME = 0.01  # spacings that differ by less are the same: no resampling
 _FACTORS = (1.5, 8.0)
 _HEAD = 0.02  # of the intensity range: what is below everywhere is left as interpolation has it
 _MARGIN = 8  # pixels around the head
-_ROUNDS = 4  # between what was measured and how far a result may go
+_ROUNDS = 8  # between what was measured and how far a result may go
 
 
 def find_thick_axis(grid: Grid, chosen: str | int | None = None) -> int:
