@@ -20,7 +20,7 @@ from tqdm import tqdm
 from custom_nets.data.volumes.padding import measured_box
 from custom_nets.geometry import Grid, as_triple
 from custom_nets.inferers.measured_blur import UNSEEN, BlurOptions, MeasuredBlur, to_measured
-from custom_nets.inferers.overshoot import OvershootLimits
+from custom_nets.inferers.overshoot import OvershootLimits, way_of
 from custom_nets.inferers.streaming import PlaneStreamer
 from custom_nets.operators.data_consistency import (
     LARGEST_OVERREACH,
@@ -387,9 +387,7 @@ class ImplicitVolumeInferer(Inferer):
             slices.add_interpolated(out, (1 - strength) * image + rest, strength)
         beyond = 0.0
         if self.limit_overshoot:
-            cropped = any(s is not None and s.profile == "kspace" for s in spreads)
-            how = "unknown" if not consistent else "cropped" if cropped else "blurred"
-            limits = OvershootLimits(image, positions, how)
+            limits = OvershootLimits(image, positions, way_of(spreads, consistent))
             beyond, after = self._limit(out, image, slices, limits, tolerance, consistent)
         return {
             "strength": round(strength, 4),

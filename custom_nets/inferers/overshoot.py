@@ -19,15 +19,16 @@ Lower bounds are the upper ones of the negative.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from custom_nets.operators.interpolation import linear_matrix
+from custom_nets.operators.slice_profile import PointSpread
 
-__all__ = ["NO_PEAK", "OvershootLimits", "upper_bound"]
+__all__ = ["NO_PEAK", "OvershootLimits", "upper_bound", "way_of"]
 
 _AROUND = 3  # measured voxels, across, that bound a place
 _MARGIN = 0.03  # of the range around, that a result may go beyond
@@ -96,6 +97,18 @@ class OvershootLimits:
         if others[0] is not None:
             part = others[0] @ part
         return part if others[1] is None else part @ others[1].T
+
+
+def way_of(spreads: Iterable[PointSpread | None], corrected: bool) -> str:
+    """How a volume was measured, for :func:`upper_bound`.
+
+    Args:
+        spreads: of its axes; None: an axis that is not made finer.
+        corrected: the result is made to reproduce what was measured.
+    """
+    if not corrected:
+        return "unknown"
+    return "cropped" if any(spread is not None and spread.profile == "kspace" for spread in spreads) else "blurred"
 
 
 def upper_bound(measured: torch.Tensor, how: str = "unknown") -> torch.Tensor:

@@ -21,7 +21,7 @@ from custom_nets.data.volumes.padding import measured_box
 from custom_nets.geometry import Grid, as_triple, nearest_axes
 from custom_nets.inferers.implicit import resolve_grid
 from custom_nets.inferers.measured_blur import BlurOptions, MeasuredBlur
-from custom_nets.inferers.overshoot import OvershootLimits
+from custom_nets.inferers.overshoot import OvershootLimits, way_of
 from custom_nets.operators.data_consistency import (
     LARGEST_GAIN,
     LARGEST_OVERREACH,
@@ -522,9 +522,8 @@ class _StackSharpener:
             for column in columns:
                 stack = 3 - column
                 inside = mean[self.box[0]].movedim(stack, 0)[:, :, self.box[column]]  # [planes, box rows, columns]
-                spreads = [
-                    each.movedim(stack, 0)[:, :, self.box[column]] for each in squares
-                ]  # [planes, rows, columns]
+                # [planes, rows, columns]
+                spreads = [each.movedim(stack, 0)[:, :, self.box[column]] for each in squares]
                 for planes, image in self._planes(column, batches[column]):
                     for flip in flips:
                         delta = self._network(image, *flip)  # [B, box rows, columns]
@@ -572,8 +571,7 @@ class _StackSharpener:
         before = after = beyond = 0.0
         limits = None
         if self.options.limit_overshoot:
-            cropped = self.spread.profile == "kspace"
-            how = "unknown" if not (self.known and self.consistent) else "cropped" if cropped else "blurred"
+            how = way_of([self.spread], corrected=self.known and self.consistent)
             limits = OvershootLimits(self.measured, [self.positions, None, None], how)
         for part in range(0, volume.shape[1], 32):  # the correction needs a copy
             columns = slice(part, part + 32)

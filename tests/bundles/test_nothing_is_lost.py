@@ -65,7 +65,7 @@ def test_nor_onto_another_input_or_a_reference_or_a_list(folder, weights):
     assert hashes(folder) == before
 
 
-@pytest.mark.parametrize("postfix", ["x/../../y", "/tmp/x", "..\\x", "a\nb"])
+@pytest.mark.parametrize("postfix", ["x/../../y", "/x", "..\\x", "a\nb"])
 def test_a_postfix_stays_in_the_folder(postfix, folder, weights, tmp_path):
     for bundle in ("arssr", "transmrsr", "most_dsa"):
         root = ARSSR.parent / bundle

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def test_nothing_that_is_sent_says_whose_scan_it_is(tracked, tmp_path):
         files = [path for path in local.rglob("*") if path.suffix in (".json", ".csv", ".md", ".html")]
         sent += [path.read_text() for path in files if "bundle" not in path.parts]
         for text in sent:
-            for name in ("sub-0", "T1w", str(folder), folder.name, "/tmp/"):
+            for name in ("sub-0", "T1w", str(folder), folder.name, tempfile.gettempdir()):
                 assert name not in text, (name, text[max(0, text.find(name) - 200) :][:400])
 
 

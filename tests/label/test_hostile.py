@@ -120,7 +120,7 @@ def datasets(tmp_path) -> list:
     return found
 
 
-@pytest.mark.parametrize("uid", ["../../../evil", "/tmp/evil_absolute", "a/b", ".."])
+@pytest.mark.parametrize("uid", ["../../../evil", "/evil_absolute", "a/b", ".."])
 def test_a_uid_is_never_a_path(uid, datasets, tmp_path):
     datasets[0].add_new(0x00080018, "UI", uid)
     before = {path for path in tmp_path.rglob("*") if "cache" not in path.parts}

@@ -178,7 +178,7 @@ def test_two_at_once(server, tmp_path):
         ("arssr", "head", {"spcing": 1}, 400, "no option 'spcing'; did you mean 'spacing'.*Allowed are: .*scale"),
         ("arssr", "head", {"image": "/etc/passwd"}, 400, "no option 'image'"),
         ("arssr", "head", {"output_dir": "/etc"}, 400, "no option 'output_dir'"),
-        ("arssr", "head", {"spacing": "$open('/tmp/x', 'w')"}, 400, "spacing must be a finite number"),
+        ("arssr", "head", {"spacing": "$open('x', 'w')"}, 400, "spacing must be a finite number"),
         ("arssr", "head", {"spacing": 0}, 400, "spacing must be above zero"),
         ("arssr", "head", {"spacing": "fine"}, 400, "spacing must be"),
         ("arssr", "head", {}, 400, "give exactly one of spacing"),
