@@ -56,12 +56,15 @@ def prepare_gap(
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...], dict[str, Any]]:
     """For frame interpolation: ``net(frame0, frame1, timesteps, before, after, nearness)`` against ``label``.
 
-    Where the batch has ``flow_px``, it is the last argument.
+    Where the batch has ``flow_px`` or ``turn``, they go along by their names.
     """
-    names = ["frame0", "label", "frame1", "timesteps", "before", "after", "nearness"]
-    names += ["flow_px"] if "flow_px" in batchdata else []
-    frame0, label, *others = (batchdata[n].to(device=device, non_blocking=non_blocking, **kwargs) for n in names)
-    return frame0, label, tuple(others), {}
+
+    def moved(*names: str) -> list[torch.Tensor]:
+        return [batchdata[n].to(device=device, non_blocking=non_blocking, **kwargs) for n in names]
+
+    frame0, label, *others = moved("frame0", "label", "frame1", "timesteps", "before", "after", "nearness")
+    further = [name for name in ("flow_px", "turn") if name in batchdata]
+    return frame0, label, tuple(others), dict(zip(further, moved(*further), strict=True))
 
 
 def single_item(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -87,8 +90,8 @@ def prepare_acquisition(
 
 def predict_gap(network: Any, batchdata: dict[str, torch.Tensor]) -> torch.Tensor:
     """The frames of a batch of gaps, [B, T, C, H, W], from a network that takes context."""
-    frame0, _, others, _ = prepare_gap(batchdata)
-    return network(frame0, *others)
+    frame0, _, others, options = prepare_gap(batchdata)
+    return network(frame0, *others, **options)
 
 
 def prepare_published_gap(

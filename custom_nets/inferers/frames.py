@@ -165,6 +165,7 @@ class FrameInterpolationInferer(Inferer):
             frame has.
         progress: show a bar.
         flow: let a network that can start from optical flow do so; None: where the C-arm turns (:func:`moves_as_one`).
+        angles: tell a network that takes it how the C-arm turns, where the run says so.
     """
 
     def __init__(
@@ -180,6 +181,7 @@ class FrameInterpolationInferer(Inferer):
         crop: bool = False,
         progress: bool = False,
         flow: bool | None = None,
+        angles: bool = True,
     ) -> None:
         super().__init__()
         if precision not in ("float32", "bfloat16"):
@@ -198,6 +200,7 @@ class FrameInterpolationInferer(Inferer):
         self.crop = crop
         self.progress = progress
         self.flow = flow
+        self.angles = angles
 
     def check_input(self, run: AngiographyRun) -> None:
         """Refuse a run that nothing can be made in, before the work.
@@ -206,6 +209,11 @@ class FrameInterpolationInferer(Inferer):
             ValueError: there are no two neighbouring measured frames.
         """
         _gaps(run, self.max_gap_s)
+
+    def uses_angles(self, run: AngiographyRun, network: Any) -> bool:
+        """Whether the network is told how the C-arm turns: it takes that, and the run says it of some gap."""
+        takes = self.angles and getattr(network, "takes_angles", False)
+        return takes and any(run.geometry.turn(gap.index, gap.index + 1).any() for gap in run.gaps())
 
     def __call__(  # type: ignore[override]  # a run is no tensor, and comes back longer
         self, inputs: AngiographyRun, network: Any, device: str | torch.device = "cpu"
@@ -305,6 +313,9 @@ class FrameInterpolationInferer(Inferer):
             context = self.context and getattr(network, "takes_context", False)
             found = np.stack([flows.of(p, units, context) for p in batch])
             arguments["flow_px"] = torch.from_numpy(found).to(device)
+        if self.angles and getattr(network, "takes_angles", False):
+            turns = np.stack([run.geometry.turn(p.gap.index, p.gap.index + 1) for p in batch])
+            arguments["turn"] = torch.from_numpy(turns).to(device)
         timesteps = torch.tensor([p.timesteps for p in batch], dtype=torch.float32, device=device)
         enabled = self.precision == "bfloat16"
         with torch.no_grad(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=enabled):

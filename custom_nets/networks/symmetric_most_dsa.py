@@ -127,17 +127,25 @@ class Level(nn.Module):
         self.motion = head(out, 2, std=1e-3, bias=False)  # a bias has no antisymmetric part
 
     def forward(
-        self, features: torch.Tensor, coarse: torch.Tensor, flow_px: torch.Tensor, start_px: torch.Tensor | None = None
+        self,
+        features: torch.Tensor,
+        coarse: torch.Tensor,
+        flow_px: torch.Tensor,
+        start_px: torch.Tensor | None = None,
+        told: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features [2B, out, h, w] and motion beyond ``start_px`` [2B, 2, h, w], in pixels of this size."""
+        """Features [2B, out, h, w] and motion beyond ``start_px`` [2B, 2, h, w], in pixels of this size.
+
+        ``told`` [2B, out, 1, 1] is added to what is joined.
+        """
         flow_px = 2 * F.interpolate(flow_px, scale_factor=2.0, mode="bilinear", align_corners=False)
         whole = flow_px if start_px is None else flow_px + start_px
         own = channels_last(warp(features, -whole / 2))
-        x = self._joined(coarse, own)
+        x = self._joined(coarse, own, told)
         x = x + self.refine(x)
         return x, flow_px + signed(self.motion(difference(x)))
 
-    def _joined(self, coarse: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    def _joined(self, coarse: torch.Tensor, own: torch.Tensor, told: torch.Tensor | None = None) -> torch.Tensor:
         """``self.join`` of coarser features [2B, coarse, h/2, w/2], enlarged, with both sides' [2B, width, h, w]."""
         layer = self.join[0]
         # a convolution of single pixels may as well come before enlarging, where there are fewer
@@ -145,6 +153,8 @@ class Level(nn.Module):
         x = pointwise(coarse, from_coarse, layer.bias)  # type: ignore[arg-type]
         x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
         x = x + pointwise(torch.cat([own, swap(own)], dim=1), from_sides)
+        if told is not None:
+            x = x + told
         return F.leaky_relu(x, 0.1, inplace=True)
 
 
@@ -174,6 +184,7 @@ class SymmetricMoStDSA(nn.Module):
         flow: start from a motion that is given, and let what is known beside the frames move with it.
         motions: how many motions a place may have, 1 to 3: a subtracted X-ray picture is a sum of layers.
         curved: let what moves along a given flow be accelerated, as the frames beyond the pair say.
+        angles: take the C-arm's turn: it says how what lies at which depth moves.
 
     Example::
 
@@ -192,6 +203,9 @@ class SymmetricMoStDSA(nn.Module):
         "layer_seen",
         "layer_share",
         "layer_own",
+        "turn_bottom",
+        "turn_level",
+        "turn_depth",
     )  # which weights of another kind do not have
 
     def __init__(
@@ -202,6 +216,7 @@ class SymmetricMoStDSA(nn.Module):
         flow: bool = False,
         motions: int = 1,
         curved: bool = False,
+        angles: bool = False,
     ) -> None:
         super().__init__()
         if motions not in (1, 2, 3):
@@ -209,6 +224,7 @@ class SymmetricMoStDSA(nn.Module):
         self.takes_flow = bool(flow)
         self.motions = int(motions)
         self.curved = bool(curved)
+        self.takes_angles = bool(angles)
         self.several = self.motions > 1
         w1, w2, w3, w4 = widths
         self.unshuffle = nn.PixelUnshuffle(2)
@@ -243,6 +259,10 @@ class SymmetricMoStDSA(nn.Module):
         self.layer_seen = head(time_width, pair_width) if self.several else nn.Identity()
         self.layer_share = head(pair_width, 3) if self.several else nn.Identity()
         self.layer_own = head(time_width, 2, bias=False) if self.several else nn.Identity()
+        # the C-arm's turn: told where motion is found, and the depth of the further motions; 0 where it is unknown
+        self.turn_bottom = head(3, w4, kernel_size=1, bias=False) if angles else nn.Identity()
+        self.turn_level = head(3, w3, kernel_size=1, bias=False) if angles else nn.Identity()
+        self.turn_depth = head(w3, 2, bias=False) if angles and self.several else nn.Identity()
 
     # ---- smaller ones ----
 
@@ -293,12 +313,21 @@ class SymmetricMoStDSA(nn.Module):
             found.layer("layer_seen", [seen_at], [refined])
             found.layer("layer_share", [refined], [3])
             found.layer("layer_own", [seen_at], [2])
+        if self.takes_angles:
+            found.layer("turn_bottom", [3], [Space("bottom", width_of(self.bottom), cuttable=True)])
+            found.layer("turn_level", [3], [levels[0]])
+            found.layer("turn_depth", [levels[0]], [2])
         return found
 
     # ---- once per pair ----
 
     def pair(
-        self, frames: torch.Tensor, beyond: torch.Tensor, nearness: torch.Tensor, flow_px: torch.Tensor | None = None
+        self,
+        frames: torch.Tensor,
+        beyond: torch.Tensor,
+        nearness: torch.Tensor,
+        flow_px: torch.Tensor | None = None,
+        turn: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """What is known of a pair at every time.
 
@@ -307,6 +336,7 @@ class SymmetricMoStDSA(nn.Module):
             beyond: [2B, 1, H, W], the frame before frame 0, the frame after frame 1, each moved onto its neighbour.
             nearness: [2B], length of the gap over the distance to the frame beyond; 0 where there is none.
             flow_px: [2B, 2, H, W], the motion to start from, from each frame towards the other; none for no motion.
+            turn: [2B, 3], what the C-arm's turn from each frame towards the other does; none where it is unknown.
 
         Returns:
             features [2B, pair_width, H/2, W/2]; motion [2B, 2, H, W] of own towards other, in pixels, as the middle of
@@ -333,18 +363,26 @@ class SymmetricMoStDSA(nn.Module):
             for number in range(3):
                 starts.append(_smaller(starts[number], 2))
             x = channels_last(warp(x, -starts[3] / 2))
-        x = self.bottom(torch.cat([x, swap(x)], dim=1))
+        x = torch.cat([x, swap(x)], dim=1)
+        told: torch.Tensor | None = None
+        if turn is None:
+            x = self.bottom(x)
+        else:
+            turned = torch.cat([turn[:, :2] / 16, turn[:, 2:]], dim=1)[:, :, None, None]  # pixels of this size
+            x = F.leaky_relu(self.bottom[0](x) + self.turn_bottom(turned), 0.1, inplace=True)
+            told = self.turn_level(turned)
         rest_px = signed(self.bottom_motion(difference(x)))
         wide = x
         for number, level in enumerate(self.levels):
-            x, rest_px = level(pyramid[2 - number], x, rest_px, None if start is None else starts[2 - number])
+            start_px = None if start is None else starts[2 - number]
+            x, rest_px = level(pyramid[2 - number], x, rest_px, start_px, told if number == 0 else None)
             if number == 0:
                 wide = x
         full_px = 2 * F.interpolate(rest_px, scale_factor=2.0, mode="bilinear", align_corners=False)
         half_px = rest_px
         if start is not None:
             full_px, half_px = full_px + start, half_px + starts[0]
-        return x, full_px, half_px, self._further_motions(wide, half_px)
+        return x, full_px, half_px, self._further_motions(wide, half_px, turn)
 
     def _trusted(self, frames: torch.Tensor, towards: torch.Tensor, nearness: torch.Tensor) -> torch.Tensor:
         """Share [2B, 1, H, W] of the given flow that is used: noise and contrast that comes have one without a motion.
@@ -366,7 +404,9 @@ class SymmetricMoStDSA(nn.Module):
         share = torch.sigmoid(self.trust(torch.cat([nearer, both_ways, goes_on], dim=1)))
         return F.interpolate(share, scale_factor=4.0, mode="bilinear", align_corners=False)
 
-    def _further_motions(self, features: torch.Tensor, flow_px: torch.Tensor) -> torch.Tensor:
+    def _further_motions(
+        self, features: torch.Tensor, flow_px: torch.Tensor, turn: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """[2B, 2 (motions - 1), H/8, W/8]: what moves otherwise nearby may pass here, and what is learned of it."""
         if self.motions == 1:
             return flow_px[:, :0, ::4, ::4]
@@ -374,6 +414,9 @@ class SymmetricMoStDSA(nn.Module):
         most, least = _most(here, 7), -_most(-here, 7)
         near = F.avg_pool2d(torch.cat([most, least], dim=1), 3, 1, 1, count_include_pad=False)
         near = near + self.layer_motion(features).float()
+        if turn is not None:  # at which depths something else may lie, and how the turn moves it
+            depths = self.turn_depth(features).float().chunk(2, dim=1)
+            near = near + torch.cat([depth * turn[:, :2, None, None] / 8 for depth in depths], dim=1)
         # what is the most for one side is the least for the other, and is one motion
         forth = antisymmetric(torch.cat([near[: len(near) // 2, :2], near[len(near) // 2 :, 2:]]))
         back = antisymmetric(torch.cat([near[: len(near) // 2, 2:], near[len(near) // 2 :, :2]]))
@@ -513,6 +556,7 @@ class SymmetricMoStDSA(nn.Module):
         after: torch.Tensor | None = None,
         nearness: torch.Tensor | None = None,
         flow_px: torch.Tensor | None = None,
+        turn: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Pictures at ``timesteps`` of the gap.
 
@@ -526,6 +570,9 @@ class SymmetricMoStDSA(nn.Module):
             flow_px: [B, 8, H, W], for a network with ``flow``: where a pixel of frame 0 goes in frame 1, one of frame 1
                 in frame 0, one of frame 0 in ``before``, one of frame 1 in ``after`` (x, y each, in pixels; 0 where
                 there is no frame). None: no motion to start from, all of it is learned.
+            turn: [B, 3], for a network with ``angles``: how a point 50 mm nearer to the source than the isocentre moves
+                from frame 0 to frame 1 by the C-arm's turn alone (x, y, in pixels), and 1
+                (``custom_nets.data.angiography.parts.RunGeometry.turn``); zeros where it is unknown. None: unknown.
 
         Returns:
             [B, T, 1, H, W]; [B, T, H, W] when the frames came as channels.
@@ -544,6 +591,8 @@ class SymmetricMoStDSA(nn.Module):
             flow_px.ndim != 4 or flow_px.shape[1] != 8 or flow_px.shape[2:] != frame0.shape[2:]
         ):
             raise ValueError(f"flow_px must be [B, 8, H, W] like the frames, got {tuple(flow_px.shape)}.")
+        if turn is not None and turn.shape != (len(frame0), 3):
+            raise ValueError(f"turn must be [B, 3] with a row per pair, got {tuple(turn.shape)}.")
         b, _, height, width = frame0.shape
         t = pair_timesteps(timesteps, b, frame0.device)
         if nearness is None:
@@ -562,7 +611,11 @@ class SymmetricMoStDSA(nn.Module):
             if self.curved:
                 bend_px = bend(given, torch.cat(near))
             beyond = warp(beyond, given[:, 2:])
-        known = self.pair(frames, beyond, torch.cat(near), towards)
+        turns: torch.Tensor | None = None
+        if self.takes_angles and turn is not None:
+            turn = turn.to(frames.dtype)
+            turns = torch.cat([turn, torch.cat([-turn[:, :2], turn[:, 2:]], dim=1)])
+        known = self.pair(frames, beyond, torch.cat(near), towards, turns)
         pred = self.at(frames, beyond, *known, t, bend_px)[:, :, :height, :width]
         pred = pred.reshape(b, t.shape[1], 1, height, width)
         return pred[:, :, 0] if as_channels else pred
@@ -590,6 +643,7 @@ class SymmetricMoStDSA(nn.Module):
             self.takes_flow,
             self.motions,
             self.curved,
+            self.takes_angles,
         )
         twin.load_state_dict(self.state_dict(), assign=True)
         return twin.train(self.training)

@@ -81,21 +81,14 @@ def simulated_run(
     stored = np.rint(np.clip(values, 0, 1) * top) * simulator.field_of_view
     if raw:
         times = np.insert(times, 0, times[0] - np.diff(times)[:1])
-    carm = simulator.carm
-    geometry = RunGeometry(
-        pixel_spacing_mm=(carm.panel_pixel_mm,) * 2,
-        primary_deg=np.array([simulator.angle_deg(float(t)) for t in times]),
-        secondary_deg=np.zeros(len(times)),
-        source_detector_mm=carm.source_detector_mm,
-        source_isocenter_mm=carm.source_axis_mm,
-    )
+    angles_deg = np.array([simulator.angle_deg(float(t)) for t in times])
     return make_run(
         stored.astype(np.uint8 if bits == 8 else np.uint16),
         times,
         subtraction=[MaskSubtraction(mask_frames=(0,), first=1, last=len(times) - 1)] if raw else [],
         log=raw and relationship == "LIN",
         inverted=False,
-        geometry=geometry,
+        geometry=RunGeometry.of_simulated(simulator.carm, angles_deg),
         origin=RunOrigin(
             path=f"simulated run, seed {simulator.seed}",
             meta={"bits_stored": bits, "intensity_relationship": relationship if raw else "DISP"},

@@ -24,8 +24,8 @@ Array = NDArray[Any]
 class LoadTrainingRund(MapTransform):
     """Read a run to train on: simulated ones stay on disk, of measured ones all frames go into memory.
 
-    Adds ``frames`` [T, H, W] and ``times_s`` [T]; measured frames are in network units, float16, mask frames left out.
-    Simulated runs are line integrals, with ``background``, ``darkest`` and ``kind``.
+    Adds ``frames`` [T, H, W], ``times_s`` [T] and ``geometry`` (of the C-arm); measured frames are in network units,
+    float16, mask frames left out. Simulated runs are line integrals, with ``background``, ``darkest`` and ``kind``.
 
     Args:
         keys: the entry with the path.
@@ -47,7 +47,8 @@ class LoadTrainingRund(MapTransform):
         frames = np.empty((len(usable), *run.size), dtype=np.float16)
         for k, index in enumerate(usable):  # one at a time: float32 of a whole run would be twice the memory
             frames[k] = run.normalize(index)[0]
-        return {**item, "frames": frames, "times_s": run.times_s[usable]}
+        geometry = run.geometry.at(np.asarray(usable, dtype=np.float64))
+        return {**item, "frames": frames, "times_s": run.times_s[usable], "geometry": geometry}
 
 
 class RandFrameGapd(Randomizable, MapTransform):
@@ -55,7 +56,7 @@ class RandFrameGapd(Randomizable, MapTransform):
 
     Args:
         keys: the entry with the frames, [T, H, W] (array or memory map) in network units; the times of the frames
-            are in ``times_s`` [T].
+            are in ``times_s`` [T], where the C-arm stood in ``geometry``, if that is known.
         crop_size: side of the square cut out of the frames, a multiple of 16; smaller frames are extended at their
             borders.
         longest_gap: largest number of frames between the two ends, plus one.
@@ -67,10 +68,11 @@ class RandFrameGapd(Randomizable, MapTransform):
         flow_prob: probability that the motion between the frames is found and given
             (``custom_nets.data.angiography.optical_flow``); None gives no ``flow_px`` at all.
         flow_margin: pixels around the crop that the search sees too, as it sees whole frames of a run.
+        angle_prob: probability that the C-arm's turn is given, where it is known; None gives no ``turn`` at all.
 
     Adds ``frame0``, ``frame1``, ``before``, ``after`` [1, S, S], ``nearness`` [2] (see ``SymmetricMoStDSA``),
-    ``timesteps`` [M], ``label`` [M, 1, S, S] and with ``flow_prob`` ``flow_px`` [8, S, S] (zeros where it is not
-    given), all float32, and takes the run itself away.
+    ``timesteps`` [M], ``label`` [M, 1, S, S], with ``flow_prob`` ``flow_px`` [8, S, S] and with ``angle_prob`` ``turn``
+    [3] (zeros where they are not given), all float32, and takes the run itself away.
 
     Raises:
         ValueError: a run of fewer than 3 frames.
@@ -90,6 +92,7 @@ class RandFrameGapd(Randomizable, MapTransform):
         background: Sequence[float] = (0.6, 0.85),
         flow_prob: float | None = None,
         flow_margin: int = 24,
+        angle_prob: float | None = None,
     ) -> None:
         MapTransform.__init__(self, keys)
         if crop_size < 16 or crop_size % 16:
@@ -100,6 +103,7 @@ class RandFrameGapd(Randomizable, MapTransform):
                 f"{num_targets}."
             )
         self.flow_prob = flow_prob
+        self.angle_prob = angle_prob
         self.margin = 0 if flow_prob is None else flow_margin
         self.crop_size = crop_size + 2 * self.margin  # what is drawn; the margin is cut off in the end
         self.shortest_gap, self.longest_gap = shortest_gap, longest_gap
@@ -115,7 +119,7 @@ class RandFrameGapd(Randomizable, MapTransform):
         item = dict(data)
         name = str(self.keys[0])
         run: dict[str, Any] = {
-            key: item.pop(key) for key in (name, "times_s", "background", "darkest", "kind") if key in item
+            key: item.pop(key) for key in (name, "times_s", "geometry", "background", "darkest", "kind") if key in item
         }
         frames, times = run[name], np.asarray(run["times_s"], dtype=np.float64)
         if len(frames) < 3:
@@ -124,7 +128,8 @@ class RandFrameGapd(Randomizable, MapTransform):
         box = self._draw_box(frames, first, last)
         wanted = [first, last, first if before is None else before, last if after is None else after, *inner]
         cut = np.stack([self._cut(frames[i], box) for i in wanted])
-        cut = cut[self._draw_view()]
+        view, directions = self._draw_view()
+        cut = cut[view]
         picture, truth = self.degrade(cut[:4], cut[4:], run, box)
         if before is None:
             picture[2] = picture[0]
@@ -145,6 +150,11 @@ class RandFrameGapd(Randomizable, MapTransform):
             if self.R.rand() < self.flow_prob:
                 there = [None if i is None else x for i, x in zip((before, after), picture[2:], strict=True)]
                 item["flow_px"] = _tensor(gap_flows_px(picture[0], picture[1], *there))[inner_box]
+        if self.angle_prob is not None:
+            item["turn"] = torch.zeros(3)
+            if self.R.rand() < self.angle_prob and "geometry" in run:
+                turn = run["geometry"].turn(first, last)
+                item["turn"] = _tensor([*directions @ turn[:2], turn[2]])
         item["timesteps"] = _tensor((times[inner] - times[first]) / span)
         item["nearness"] = _tensor(nearness)
         return item
@@ -197,13 +207,14 @@ class RandFrameGapd(Randomizable, MapTransform):
         missing = (size - piece.shape[0], size - piece.shape[1])
         return np.pad(piece, ((0, missing[0]), (0, missing[1])), mode="edge") if any(missing) else piece
 
-    def _draw_view(self) -> tuple[Any, ...]:
-        """A random one of the eight ways to look at a square, as an index of [..., S, S]."""
-        size = self.crop_size
-        rows, columns = (np.arange(size)[:: int(self.R.choice([-1, 1]))] for _ in range(2))
+    def _draw_view(self) -> tuple[tuple[Any, ...], Array]:
+        """A random one of the eight ways to look at a square, as an index of [..., S, S], and a matrix [2, 2] that
+        turns (x, y) with it."""
+        down, across = (int(self.R.choice([-1, 1])) for _ in range(2))
+        rows, columns = np.arange(self.crop_size)[::down], np.arange(self.crop_size)[::across]
         if self.R.rand() < 0.5:
-            return (Ellipsis, rows[None, :], columns[:, None])
-        return (Ellipsis, rows[:, None], columns[None, :])
+            return (Ellipsis, rows[None, :], columns[:, None]), np.array([[0, down], [across, 0]])
+        return (Ellipsis, rows[:, None], columns[None, :]), np.array([[across, 0], [0, down]])
 
 
 class RandSimulatedGapd(RandFrameGapd):

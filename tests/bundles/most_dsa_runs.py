@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +22,13 @@ UNEVEN_S = np.cumsum(UNEVEN_MS) / 1000
 PLAIN = {"PixelIntensityRelationship": "DISP"}  # nothing more is needed for a valid file
 
 
-def save_weights(folder: Path, seed: int, std: float) -> Path:
+def save_weights(folder: Path, seed: int, std: float, **arch: Any) -> Path:
     torch.manual_seed(seed)
-    network = SymmetricMoStDSA(**ARCH)
+    network = SymmetricMoStDSA(**ARCH, **arch)
     torch.nn.init.normal_(network.output.weight, std=std)
-    save_checkpoint(folder / "tiny.pt", network, {"name": "SymmetricMoStDSA", **ARCH})
+    if network.takes_angles:
+        torch.nn.init.normal_(network.turn_bottom.weight)
+    save_checkpoint(folder / "tiny.pt", network, {"name": "SymmetricMoStDSA", **ARCH, **arch})
     return folder / "tiny.pt"
 
 

@@ -80,11 +80,21 @@ def test_training_leaves_what_it_promises(trained):
     assert (output / "validation.png").stat().st_size > 5000
     model = torch.load(output / "model.pt", weights_only=True)
     sizes = {"widths": [4, 4, 4, 4], "pair_width": 4, "time_width": 4}
-    assert model["arch"] == {"name": "SymmetricMoStDSA", **sizes, "flow": True, "motions": 3}
+    assert model["arch"] == {"name": "SymmetricMoStDSA", **sizes, "flow": True, "motions": 3, "angles": False}
     network = load_network(output / "model.pt")
     assert network(torch.rand(1, 1, 33, 40), torch.rand(1, 1, 33, 40), [0.2, 0.7]).shape == (1, 2, 1, 33, 40)
     assert float(network.output.weight.detach().abs().sum()) > 0
     assert not list(output.glob("*.partial"))
+
+
+def test_the_angles_are_learned_where_they_are_asked_for(data, trained, tmp_path):
+    """From weights that do not know them: the first loss is theirs, then the new layers leave zero."""
+    given = {"finetune": str(trained[0] / "model.pt"), "max_epochs": 1, "val_interval": 1}
+    without = losses_of(workflow(data, tmp_path / "without", **given))
+    losses = losses_of(workflow(data, tmp_path / "with", **given, angle_prob=0.9))
+    assert losses[0] == without[0] and losses[-1] != without[-1]
+    network = load_network(tmp_path / "with" / "model.pt")
+    assert network.takes_angles and all(getattr(network, f"turn_{x}").weight.any() for x in ("bottom", "level"))
 
 
 def test_people_are_not_divided(data, tmp_path):

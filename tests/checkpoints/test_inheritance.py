@@ -26,8 +26,14 @@ MADE: dict[str, tuple[type[nn.Module], dict, Callable[[], tuple]]] = {
     ),
     "SymmetricMoStDSA": (
         SymmetricMoStDSA,
-        {"widths": [8, 8, 16, 16], "pair_width": 8, "time_width": 8, "flow": True, "motions": 3},
-        lambda: (torch.rand(1, 1, 32, 16), torch.rand(1, 1, 32, 16), [0.25, 0.5]),
+        {"widths": [8, 8, 16, 16], "pair_width": 8, "time_width": 8, "flow": True, "motions": 3, "angles": True},
+        lambda: (
+            torch.rand(1, 1, 32, 16),
+            torch.rand(1, 1, 32, 16),
+            [0.25, 0.5],
+            *4 * (None,),
+            torch.tensor([[8.0, 3.0, 1.0]]),
+        ),
     ),
 }
 

@@ -280,6 +280,26 @@ def test_flow_is_for_runs_that_turn():
         assert moves_as_one(run, plan_times(run, frames_between=1)) is wanted
 
 
+@pytest.mark.parametrize("batch", [1, 10])
+def test_the_turn_goes_to_networks_that_take_it(batch):
+    angles = RunGeometry((0.3, 0.3), np.array([0, 1, 3, 3, 2, -1.0]), np.zeros(6))
+    run, plain = a_run(geometry=angles, mask_frames=[0]), Blend()
+    told = Blend()
+    told.takes_angles = True
+    inferer = FrameInterpolationInferer(frames_per_batch=batch)
+    for network in (plain, told):
+        inferer(run, network)
+    given = torch.cat([call["turn"] for call in told.calls])
+    assert given[:, 2].tolist() == [1] * 4 and np.sign(given[:, 0]).tolist() == [1, 0, -1, -1]
+    np.testing.assert_array_equal(given.numpy(), [angles.turn(k, k + 1) for k in range(1, 5)])
+    assert not any("turn" in call for call in plain.calls)
+    assert inferer.uses_angles(run, told) and not inferer.uses_angles(run, plain)
+    assert not inferer.uses_angles(a_run(), told), "the run does not say them"
+    told.calls.clear()
+    FrameInterpolationInferer(angles=False)(run, told)
+    assert not any("turn" in call for call in told.calls)
+
+
 def letterbox(value: int = 30) -> np.ndarray:
     frames = contrast_run()
     frames[:, :7], frames[:, -5:], frames[:, :, :9] = value, value, value

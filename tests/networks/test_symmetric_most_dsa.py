@@ -292,6 +292,84 @@ def test_a_layered_network_is_exported_without_its_start():
     torch.testing.assert_close(script(image), network(image), **EXACT)
 
 
+# ---- the C-arm's turn ----
+
+TURN = torch.tensor([[9.0, -4.0, 1.0], [0.0, 0.0, 1.0]])
+
+
+@pytest.mark.parametrize("motions", [1, 3])
+@torch.no_grad()
+def test_time_may_run_either_way_while_the_arm_turns(motions):
+    network = layered(motions, angles=True)
+    before, frame0, frame1, after = four()
+    times, nearness = torch.tensor([[0.2, 0.5, 0.9], [0.0, 0.31, 1.0]]), torch.rand(2, 2)
+    flow = flows()
+    turned = torch.cat([flow[:, 2:4], flow[:, :2], flow[:, 6:], flow[:, 4:6]], dim=1)
+    for there, back_again in ((flow, turned), (None, None)):
+        forth = network(frame0, frame1, times, before, after, nearness, there, TURN)
+        other_way = TURN * torch.tensor([-1.0, -1.0, 1.0])
+        back = network(frame1, frame0, 1 - times, after, before, nearness.flip(1), back_again, other_way)
+        torch.testing.assert_close(back, forth, rtol=0, atol=2e-4)
+        for other in (other_way, None):
+            told = network(frame0, frame1, times, before, after, nearness, there, other)
+            assert (forth[:1] - told[:1]).abs().max() > 1e-2, "the turn matters"
+        assert (forth[1] - told[1]).abs().max() > 1e-2, "so does that the arm stands"
+        ends = network(frame0, frame1, [0, 1], before, after, nearness, there, TURN)
+        torch.testing.assert_close(ends[:, 0], frame0, **EXACT)
+        torch.testing.assert_close(ends[:, 1], frame1, **EXACT)
+
+
+@torch.no_grad()
+def test_a_turn_that_is_unknown_is_none():
+    network, (_, frame0, frame1, _) = layered(3, angles=True), four()
+    none = network(frame0, frame1, 0.3, flow_px=flows())
+    assert torch.equal(network(frame0, frame1, 0.3, flow_px=flows(), turn=torch.zeros(2, 3)), none)
+    mixed = network(frame0, frame1, 0.3, flow_px=flows(), turn=TURN * torch.tensor([[1.0], [0.0]]))
+    torch.testing.assert_close(mixed[1:], none[1:], **EXACT)
+    image = torch.cat([frame0, frame1], 1)
+    torch.testing.assert_close(torch.jit.script(network)(image), network(image), **EXACT)
+    with pytest.raises(ValueError, match=r"turn must be \[B, 3\]"):
+        network(frame0, frame1, 0.3, turn=torch.zeros(3))
+
+
+@pytest.mark.parametrize("motions", [1, 3])
+@torch.no_grad()
+def test_weights_that_know_no_turn_start_those_that_do(tmp_path, motions):
+    path = save(tmp_path / "model.pt", layered(motions), motions=motions)
+    plain = load_network(path)
+    told = load_pretrained(SymmetricMoStDSA(**ARCH, flow=True, motions=motions, angles=True), path).eval()
+    before, frame0, frame1, after = four()
+    given = frame0, frame1, [0.3, 0.5], before, after, None, flows()
+    for turn in (TURN, None):
+        assert torch.equal(told(*given, turn), plain(*given))
+    assert torch.equal(plain(*given, TURN), plain(*given)), "it takes no turn"
+    with pytest.raises(ValueError, match="unexpected keys"):
+        load_pretrained(plain, save(tmp_path / "told.pt", told, motions=motions, angles=True))
+
+
+@torch.no_grad()
+def test_a_further_motion_is_that_of_its_depth():
+    """A depth of one unit beside what stands still: the further motions are the turn's, to and fro."""
+    network = SymmetricMoStDSA(**ARCH, motions=3, angles=True).eval()
+    torch.nn.init.zeros_(network.layer_motion.weight)
+    network.turn_depth.weight[:, :, 1, 1] = torch.tensor([[1.0], [-1.0]]) / 6
+    turns = torch.tensor([[16.0, -8.0, 1.0], [-16.0, 8.0, 1.0]])
+    found = network._further_motions(torch.ones(2, 6, 4, 5), torch.zeros(2, 2, 16, 20), turns)
+    assert not found.any(), "at both depths alike for both sides: nothing is preferred"
+    sides = torch.ones(2, 6, 4, 5) * torch.tensor([1.0, -1.0]).reshape(2, 1, 1, 1)
+    forth, back = network._further_motions(sides, torch.zeros(2, 2, 16, 20), turns).split(2, dim=1)
+    wanted = (turns[:, :2] / 8)[:, :, None, None].expand(2, 2, 4, 5)
+    torch.testing.assert_close(forth, wanted)
+    torch.testing.assert_close(back, -wanted)
+
+
+def test_a_gradient_reaches_what_the_turn_tells():
+    network = layered(3, 1, angles=True).train()
+    before, frame0, frame1, after = four()
+    network(frame0, frame1, [0.25, 0.6], before, after, flow_px=flows(), turn=TURN).square().mean().backward()
+    assert not [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+
+
 @torch.no_grad()
 def test_odd_sizes_are_their_padded_pictures(net):
     """Padding repeats the border and is cut off again."""

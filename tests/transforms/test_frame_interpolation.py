@@ -57,6 +57,32 @@ def test_the_motion_is_that_of_the_frames_that_are_given():
     assert "flow_px" not in samples(RandFrameGapd(**options), run, 1)[0]
 
 
+def test_the_turn_is_seen_as_the_picture_is():
+    """A bright pixel that moves as the turn says, in each of the eight ways to look at it."""
+
+    class Arm:
+        def turn(self, first, last):
+            return np.array([3 * (last - first), -5 * (last - first), 1], np.float32)
+
+    frames = np.zeros((5, 48, 48), np.float32)
+    for k in range(5):
+        frames[k, 34 - 5 * k, 16 + 3 * k] = 1
+    run = {"frames": frames, "times_s": np.arange(5.0), "geometry": Arm()}
+    options = {"crop_size": 48, "longest_gap": 3, "num_targets": 1, **AS_IT_IS}
+    seen = set()
+    for item in samples(RandFrameGapd(**options, angle_prob=1.0), run, 60):
+        start, end = (np.argwhere(item[name][0].numpy() > 0.9)[0] for name in ("frame0", "frame1"))
+        assert item["turn"].tolist() == [*(end - start)[::-1], 1]
+        x, y, _ = item["turn"].tolist()
+        seen.add((x > 0, y > 0, abs(x) > abs(y)))
+    assert len(seen) == 8
+    some = [item["turn"].any().item() for item in samples(RandFrameGapd(**options, angle_prob=0.5), run)]
+    assert 8 < sum(some) < 32
+    plain, told = (samples(RandFrameGapd(**options, angle_prob=p), run, 1)[0] for p in (None, 1.0))
+    assert "turn" not in plain and torch.equal(plain["frame0"], told["frame0"]), "the same sample"
+    assert not samples(RandFrameGapd(crop_size=16, angle_prob=1.0), ramp_run(), 1)[0]["turn"].any(), "nothing is known"
+
+
 def test_all_kinds_of_gaps_occur():
     found = samples(
         RandFrameGapd(crop_size=16, longest_gap=5, num_targets=1, context_prob=0.5, **AS_IT_IS), ramp_run(), 200
@@ -135,6 +161,7 @@ def test_a_measured_run_in_network_units(tmp_path):
     np.savez(tmp_path / "run.npz", frames=frames, times_s=[0, 0.3, 0.5, 1.0])
     run = LoadTrainingRund("image")({"image": str(tmp_path / "run.npz")})
     assert run["frames"].dtype == np.float16 and run["times_s"].tolist() == [0, 0.3, 0.5, 1.0]
+    assert not run["geometry"].turn(0, 3).any()
     assert 0.0 <= float(run["frames"].min()) < float(run["frames"].max()) <= 1.1
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from custom_nets.geometry.cone_beam import CArm, positioner_trajectory
+
 __all__ = ["Gap", "RunGeometry", "RunOrigin", "check_frames", "check_times", "wrap_degrees"]
 
 
@@ -34,6 +36,50 @@ class RunGeometry:
     table_mm: NDArray[np.float64] | None = None
     source_detector_mm: float | None = None
     source_isocenter_mm: float | None = None
+
+    @staticmethod
+    def of_simulated(carm: CArm, primary_deg: NDArray[np.float64]) -> RunGeometry:
+        """The geometry of a simulated run whose C-arm stands at these angles [T]."""
+        return RunGeometry(
+            pixel_spacing_mm=(carm.panel_pixel_mm,) * 2,
+            primary_deg=primary_deg,
+            secondary_deg=np.zeros(len(primary_deg)),
+            source_detector_mm=carm.source_detector_mm,
+            source_isocenter_mm=carm.source_axis_mm,
+        )
+
+    def turn(self, first: int, last: int, depth_mm: float = 50.0) -> NDArray[np.float32]:
+        """Give what the C-arm's turn from one frame to another does to the picture.
+
+        A point that stays where it is in the patient, ``depth_mm`` nearer to the source than the isocentre (on the
+        central ray half-way), moves by x columns and y rows; one as far beyond moves about as far the other way. Of
+        the frames in the other order it is the opposite. Pictures are taken to be seen from the panel, head up, as
+        :func:`custom_nets.geometry.positioner_trajectory` has them.
+
+        Args:
+            first, last: numbers of the frames from 0.
+            depth_mm: of the point.
+
+        Returns:
+            [3]: x and y in pixels, and 1. All are 0 where not both angles are known, or where the C-arm turns and the
+            size of the pixels is unknown. Where the distances are missing or cannot be, usual ones stand in (765 and
+            1200 mm from the source to the isocentre and to the panel: 1.57 times as large).
+        """
+        unknown = np.zeros(3, dtype=np.float32)
+        if self.primary_deg is None or self.secondary_deg is None:
+            return unknown
+        primary, secondary = (np.unwrap(a[[first, last]], period=360) for a in (self.primary_deg, self.secondary_deg))
+        if not np.ptp(primary) and not np.ptp(secondary):
+            return np.array([0, 0, 1], dtype=np.float32)
+        if self.pixel_spacing_mm is None:
+            return unknown
+        sad, sid = self.source_isocenter_mm or 0.0, self.source_detector_mm or 0.0
+        if not depth_mm < sad < sid:
+            sad, sid = CArm.source_axis_mm, CArm.source_detector_mm
+        angles = (np.append(a, a.mean()) for a in (primary, secondary))
+        arm = positioner_trajectory(*angles, sad, sid, (1, 1), self.pixel_spacing_mm[::-1])
+        start, end = (arm.project(depth_mm / sad * arm.source_mm[2], frame)[0] for frame in (0, 1))
+        return np.append(end - start, 1).astype(np.float32)
 
     def at(self, positions: NDArray[np.float64]) -> RunGeometry:
         """The geometry at frame positions (fractions between frames): linear in between, angles the shorter way."""

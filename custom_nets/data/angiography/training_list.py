@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from custom_nets.data.angiography.file_readers import natural_key
+from custom_nets.data.angiography.parts import RunGeometry
 from custom_nets.data.angiography.reader import find_runs
 from custom_nets.data.datalist import Item, load_datalist
+from custom_nets.geometry.cone_beam import CArm
 from custom_nets.utils.files import as_typed, read_json
 
 __all__ = ["number_repeats", "patient_of", "published_tuples", "read_simulated", "training_runs"]
@@ -141,16 +143,22 @@ def read_simulated(folder: Path) -> dict[str, Any]:
 
     Returns:
         ``frames`` [T, H, W] float16 and ``background`` [H, W] float32 (attenuation less its median), ``times_s`` [T],
-        ``kind``, and ``darkest``, the largest line integral in all but 0.05 % of the pixels.
+        ``kind``, ``darkest``, the largest line integral in all but 0.05 % of the pixels, and ``geometry`` (angles from
+        the first frame's on, which is taken as the view that the settings name).
     """
     about = read_json(folder / "run.json")
     frames = np.load(folder / "frames.npy", mmap_mode="r")
     background = np.load(folder / "background.npy").astype(np.float32)
     darkest = float(np.quantile(frames[::9, ::4, ::4].astype(np.float32), 0.9995))
+    times_s = about["step_s"] * np.arange(len(frames))
+    settings = about["settings"]
     return {
         "frames": frames,
         "background": background - np.median(background),
-        "times_s": about["step_s"] * np.arange(len(frames)),
+        "times_s": times_s,
         "kind": about["kind"],
         "darkest": max(darkest, 0.05),
+        "geometry": RunGeometry.of_simulated(
+            CArm(pixel_mm=settings["pixel_mm"]), settings["view_deg"] + settings["rotation_deg_s"] * times_s
+        ),
     }

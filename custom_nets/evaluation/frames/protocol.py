@@ -102,6 +102,7 @@ class LeaveOut:
         pairs: [M, 2] indices in ``run`` of the kept frames around each.
         timesteps: [M] share of the gap that has passed at each, by the times of the run.
         seconds: method -> how long it took, filled in as methods run.
+        told: what else than frames and times the network was told, filled in when it runs.
     """
 
     run: AngiographyRun
@@ -112,6 +113,7 @@ class LeaveOut:
     pairs: NDArray[np.int64]
     timesteps: NDArray[np.float64]
     seconds: dict[str, float] = field(default_factory=dict)
+    told: dict[str, bool] = field(default_factory=dict)
 
     @property
     def sequence(self) -> NDArray[np.int64]:
@@ -212,6 +214,7 @@ class LeaveOutInferer(Inferer):
         started = time.perf_counter()
         made = inputs.stored(self.inferer.predict(inputs.kept, inputs.plans, network, device))
         inputs.seconds["ours"] = time.perf_counter() - started
+        inputs.told["angles_used"] = self.inferer.uses_angles(inputs.kept, network)
         return made
 
 

@@ -215,6 +215,7 @@ class ScoreFramesd(Transform):
             "vessel_pixels": int((regions > 0).sum()),
             "regions": int(regions.max()),
             "seconds_per_frame": {name: round(s / len(left.targets), 4) for name, s in left.seconds.items()},
+            **left.told,
             "warnings": [text for plan in left.plans for text in plan.gap.warnings],
             "notes": list(left.kept.origin.notes),
         }

@@ -294,6 +294,7 @@ def test_the_whole_evaluation_through_the_bundle(data, tmp_path):
     assert metrics["active_psnr_gain_over_dis"] == pytest.approx(np.mean(every) - np.mean(others), abs=1e-4)
 
     assert summary["failed"] == [] and {f["name"] for f in summary["files"]} == {"checkpoint", "anna", "bert"}
+    assert summary["records"][0]["angles_used"] is False
     assert summary["records"][0]["data_range"] == "8 bits" and summary["records"][0]["regions"] >= 2
     table = (out / "table.md").read_text()
     assert "| 1 | blend |" in table and "| anna | 2 | 4 |" in table and "| all | blend |" in table
