@@ -253,24 +253,25 @@ def test_record_and_preview(dicom, weights, tmp_path):
     assert cv2.imread(str(out / "run_most_dsa.png")).std() > 10
 
 
-def test_the_angles_of_a_turning_run_are_used_and_said(dicom, weights, tmp_path):
+def test_the_angles_of_a_turning_run_are_used_and_said(weights, tmp_path):
     """By a network that takes them, and by no other; the header has them or has not."""
+
+    def made(name: str, checkpoint: Path, used: bool) -> np.ndarray:
+        out = infer(path, tmp_path / name, frames_between=1, checkpoint=checkpoint)
+        assert json.loads((out / "turning_most_dsa.json").read_text())["angles_used"] is used
+        return read_angiography(out / "turning_most_dsa.dcm").frames
+
     settings = DSASettings(shape=(48, 64), pixel_mm=3.0, rotation_deg_s=20, tissue=0.0)
     run = simulated_run(DSASimulator(1, settings), np.array([1.0, 1.3, 1.6]))
-    turning = write_simulated_run(run, tmp_path / "in" / "turning.dcm")
+    path = write_simulated_run(run, tmp_path / "turning.dcm")
     taught = save_weights(tmp_path, 0, 0.5, angles=True)
-    made = []
-    for checkpoint, path, used in ((taught, turning, True), (taught, dicom, False), (weights, turning, False)):
-        out = infer(path, tmp_path / f"out{len(made)}", frames_between=1, checkpoint=checkpoint)
-        assert json.loads((out / f"{path.stem}_most_dsa.json").read_text())["angles_used"] is used
-        made.append(read_angiography(out / f"{path.stem}_most_dsa.dcm").frames)
-    header = pydicom.dcmread(turning)
+    made("others", weights, False)
+    told = made("told", taught, True)
+    header = pydicom.dcmread(path)
     for keyword in [word for word in header.dir("Positioner") if word.endswith(("Angle", "Increment"))]:
         del header[keyword]
-    header.save_as(turning)
-    out = infer(turning, tmp_path / "without", frames_between=1, checkpoint=taught)
-    assert json.loads((out / "turning_most_dsa.json").read_text())["angles_used"] is False
-    assert (read_angiography(out / "turning_most_dsa.dcm").frames != made[0]).any(), "the angles matter"
+    header.save_as(path)
+    assert (made("untold", taught, False) != told).any(), "the angles matter"
 
 
 def test_a_lengthened_run_is_lengthened_between_measured_frames_only(dicom, weights, tmp_path):
