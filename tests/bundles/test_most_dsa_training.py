@@ -89,11 +89,15 @@ def test_training_leaves_what_it_promises(trained):
 
 def test_the_angles_are_learned_where_they_are_asked_for(data, trained, tmp_path):
     """From weights that do not know them: the new layers leave zero."""
+    kinds = {"train": "rotational_00002", "validation": "fixed_00001"}
+    runs = [{"image": str(data / name), "subject": name, "split": split} for split, name in kinds.items()]
+    (tmp_path / "runs.json").write_text(json.dumps(runs))
     given = {"finetune": str(trained[0] / "model.pt"), "max_epochs": 1, "val_interval": 1, "iterations_per_epoch": 3}
+    given["datalist"] = str(tmp_path / "runs.json")
     assert np.isfinite(losses_of(workflow(data, tmp_path, angle_prob=0.9, **given))).all()
     network = load_network(tmp_path / "model.pt")
     assert network.takes_angles
-    assert all(network.get_submodule(f"turn_{part}").weight.any() for part in ("bottom", "level"))
+    assert all(network.get_submodule(f"turn_{part}").weight.any() for part in ("bottom", "level", "depth"))
 
 
 def test_people_are_not_divided(data, tmp_path):
