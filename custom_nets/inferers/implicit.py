@@ -50,6 +50,7 @@ _PROCESS_BYTES = int(1.1 * _GIB)  # Python with torch, monai and itk loaded
 _ROWS = 8192  # points decoded at once on a CPU: their activations stay in its cache
 _ROWS_CUDA = 524288
 _STEPS = 20  # of the correction to what was measured
+_ENDS_AT = 0.1  # of its tolerance: a step more or less, for the sake of one voxel far away, is then not seen elsewhere
 _DAMPING = 0.05  # of the steps that follow where these do not suffice
 _ROUNDS = 4  # between what was measured and how far a result may go
 _ACTIVATION_BYTES = 24 * 2**20  # of one tensor on a CPU: larger ones leave the cache, and the allocator's reuse
@@ -359,7 +360,7 @@ class ImplicitVolumeInferer(Inferer):
             return self._not_consistent(why if finer.any() else "nothing is made finer")
         low, high = np.percentile(image.numpy(), (0.1, 99.9))
         span = max(float(high - low), 1e-12)
-        tolerance = TOLERANCE * span
+        tolerance = _ENDS_AT * TOLERANCE * span
         result, interpolated = slices.forward(out), slices.forward_interpolated(image)
         share = agreement(result - interpolated, image - interpolated)
         said: list[str] = []

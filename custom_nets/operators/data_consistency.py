@@ -201,13 +201,15 @@ class VolumeMeasurement:
 def agreement(change: torch.Tensor, residual: torch.Tensor) -> float:
     """Share of a correction, 0 to 1, that comes nearest to what was measured.
 
+    In whole hundredths, as people are told it: a few voxels more or less at a border leave all others as they are.
+
     Args:
         change: what the correction changes of the volume, measured again.
         residual: what was measured, less what is measured of the volume without it; same shape.
     """
     power = float(change.square().sum())
     wanted = float((change * residual).sum())
-    return min(max(wanted / power, 0.0), 1.0) if power > 0 else 1.0
+    return round(min(max(wanted / power, 0.0), 1.0), 2) if power > 0 else 1.0
 
 
 def disagreement(share: float) -> str:
