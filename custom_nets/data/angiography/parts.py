@@ -76,9 +76,10 @@ class RunGeometry:
         sad, sid = self.source_isocenter_mm or 0.0, self.source_detector_mm or 0.0
         if not depth_mm < sad < sid:
             sad, sid = CArm.source_axis_mm, CArm.source_detector_mm
-        angles = (np.append(a, a.mean()) for a in (primary, secondary))
-        arm = positioner_trajectory(*angles, sad, sid, (1, 1), self.pixel_spacing_mm[::-1])
-        start, end = (arm.project(depth_mm / sad * arm.source_mm[2], frame)[0] for frame in (0, 1))
+        primary, secondary = (np.append(a, a.mean()) for a in (primary, secondary))
+        views = positioner_trajectory(primary, secondary, sad, sid, (1, 1), self.pixel_spacing_mm[::-1])
+        point = views.source_mm[2] * depth_mm / sad
+        start, end = (views.project(point, frame)[0] for frame in (0, 1))
         return np.append(end - start, 1).astype(np.float32)
 
     def at(self, positions: NDArray[np.float64]) -> RunGeometry:
