@@ -256,8 +256,8 @@ def test_record_and_preview(dicom, weights, tmp_path):
 def test_the_angles_of_a_turning_run_are_used_and_said(weights, tmp_path):
     """By a network that takes them, and by no other; the header has them or has not."""
 
-    def made(name: str, checkpoint: Path, used: bool) -> np.ndarray:
-        out = infer(path, tmp_path / name, frames_between=1, checkpoint=checkpoint)
+    def made(name: str, checkpoint: Path, used: bool, **options: Any) -> np.ndarray:
+        out = infer(path, tmp_path / name, frames_between=1, checkpoint=checkpoint, **options)
         assert json.loads((out / "turning_most_dsa.json").read_text())["angles_used"] is used
         return read_angiography(out / "turning_most_dsa.dcm").frames
 
@@ -266,12 +266,13 @@ def test_the_angles_of_a_turning_run_are_used_and_said(weights, tmp_path):
     path = write_simulated_run(run, tmp_path / "turning.dcm")
     taught = save_weights(tmp_path, 0, 0.5, angles=True)
     made("others", weights, False)
-    told = made("told", taught, True)
+    told, left_out = made("told", taught, True), made("left_out", taught, False, **{"inferer#angles": False})
     header = pydicom.dcmread(path)
     for keyword in [word for word in header.dir("Positioner") if word.endswith(("Angle", "Increment"))]:
         del header[keyword]
     header.save_as(path)
-    assert (made("untold", taught, False) != told).any(), "the angles matter"
+    np.testing.assert_array_equal(made("untold", taught, False), left_out)
+    assert (left_out != told).any(), "the angles matter"
 
 
 def test_a_lengthened_run_is_lengthened_between_measured_frames_only(dicom, weights, tmp_path):
