@@ -6,8 +6,9 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -140,6 +141,7 @@ class ImplicitVolumeInferer(Inferer):
         limit_overshoot: keep the result within what is measured around it
             (:mod:`custom_nets.inferers.overshoot`); part of ``data_consistency``.
         strength: share of what the network adds to the interpolation that is kept, 0 to 1.
+        flips: mean over the eight mirror images of the input: eight times the work.
         geometry: "centre" (voxels keep their outer edge), or "align_corners" for the published weights when their
             learned end-to-end warp is believed: first and last centres coincide. It changes the affine alone.
         progress: show a bar.
@@ -164,6 +166,7 @@ class ImplicitVolumeInferer(Inferer):
         data_consistency: bool = True,
         limit_overshoot: bool = True,
         strength: float = 1.0,
+        flips: bool = False,
         geometry: str = "centre",
         progress: bool = False,
     ) -> None:
@@ -185,6 +188,7 @@ class ImplicitVolumeInferer(Inferer):
         self.blur = BlurOptions(profile, thickness_mm, mtf)
         self.data_consistency, self.strength = bool(data_consistency), float(strength)
         self.limit_overshoot = bool(limit_overshoot and data_consistency)
+        self.flips = bool(flips)
         self.spacing, self.scale, self.like = spacing, scale, like
         self.memory_gb = float(memory_gb)
         self.precision = precision
@@ -274,8 +278,17 @@ class ImplicitVolumeInferer(Inferer):
             )
         if reports is not None:
             reports.append(self._not_consistent("the output grid is oblique to the input"))
-        run, order, _ = self._decoder(network, volume, source.scale_to(target), blur)
-        return run.points(source.index_map(target), target.shape, order)
+        matrix = source.index_map(target)
+        scale, order = self._asked_for(network, source.scale_to(target))
+
+        def decoded(mirrored: tuple[int, ...]) -> torch.Tensor:
+            rows = matrix.copy()
+            for axis in mirrored:
+                rows[axis] = (source.shape[axis] - 1) * np.eye(4)[3] - rows[axis]
+            run = self._decoder(network, volume.flip(mirrored), scale, order, blur)
+            return run.points(rows, target.shape, order)
+
+        return _mean(decoded(mirrored) for mirrored in self._views())
 
     def _along_the_axes(
         self,
@@ -298,25 +311,40 @@ class ImplicitVolumeInferer(Inferer):
             step = float(1 / scale[axis])
             means[axis] = slice_profile_matrix(source.shape[axis], positions[axis], step, "gaussian").float()
             positions[axis] = np.arange(source.shape[axis], dtype=np.float64)
-        run, order, scale = self._decoder(network, volume, scale, blur)
+        scale, order = self._asked_for(network, scale)
         places = [positions[axis] for axis in order]
-        out = run.regular([torch.as_tensor(p) for p in places])  # [N0, N1, N2] in the network's order of axes
+
+        def decoded(mirrored: tuple[int, ...]) -> torch.Tensor:
+            axes = [k for k, axis in enumerate(order) if axis in mirrored]
+            ends = [volume.shape[axis] - 1 for axis in order]
+            there = [(ends[k] - p)[::-1].copy() if k in axes else p for k, p in enumerate(places)]
+            run = self._decoder(network, volume.flip(mirrored), scale, order, blur)
+            out = run.regular([torch.as_tensor(p) for p in there])
+            return out.flip(axes) if axes else out
+
+        out = _mean(decoded(mirrored) for mirrored in self._views())  # [N0, N1, N2] in the network's order of axes
         if blur is not None:
-            report = self._agree(out, run.image.cpu(), places, scale, blur, order)
+            image = volume.permute(*order).float().cpu().contiguous()
+            report = self._agree(out, image, places, scale[list(order)], blur, order)
             if reports is not None:
                 reports.append(report)
         out = out.permute(*np.argsort(order).tolist()).contiguous()  # in the input's
         out = apply_separable(out, means)
         if tuple(out.shape) == target.shape:
             return out
-        whole = torch.full(target.shape, run.background)
+        whole = torch.full(target.shape, float(volume.min()))
         whole[seen] = out
         return whole
 
-    def _decoder(
-        self, network: Any, volume: torch.Tensor, scale: np.ndarray, blur: MeasuredBlur | None
-    ) -> tuple[_VolumeDecoder, tuple[int, int, int], np.ndarray]:
-        """The volume on its way through the network, the network's order of axes, and the scale [3] in this order."""
+    def _views(self) -> list[tuple[int, ...]]:
+        """Axes along which the input is mirrored, for each look at it."""
+        if not self.flips:
+            return [()]
+        return [axes for count in range(4) for axes in combinations(range(3), count)]
+
+    @staticmethod
+    def _asked_for(network: Any, scale: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int]]:
+        """The scale [3] that a network is asked for, in the input's order of axes, and the network's order."""
         scale = np.maximum(scale, 1.0)
         max_scale = getattr(network, "max_scale", None)
         if max_scale is not None and (scale > max_scale * 1.001).any():
@@ -325,11 +353,15 @@ class ImplicitVolumeInferer(Inferer):
                 "expect smooth, not sharper.",
                 stacklevel=4,
             )
-        order = network.axis_order(scale)
+        return scale, network.axis_order(scale)
+
+    def _decoder(
+        self, network: Any, volume: torch.Tensor, scale: np.ndarray, order: Sequence[int], blur: MeasuredBlur | None
+    ) -> _VolumeDecoder:
+        """The volume on its way through the network, its axes in the network's ``order``."""
         mtf = None if blur is None else blur.transfer(scale)[list(order)]
-        scale = scale[list(order)]
-        told = torch.as_tensor(scale, dtype=torch.float32)
-        return _VolumeDecoder(self, network, volume.permute(*order), told, mtf), order, scale
+        told = torch.as_tensor(scale[list(order)], dtype=torch.float32)
+        return _VolumeDecoder(self, network, volume.permute(*order), told, mtf)
 
     def _agree(
         self,
@@ -445,6 +477,16 @@ class ImplicitVolumeInferer(Inferer):
         }
 
 
+def _mean(parts: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Of tensors that come one after the other, in the memory of the first."""
+    found = iter(parts)
+    total, count = next(found), 1
+    for part in found:
+        total += part
+        count += 1
+    return total.div_(count) if count > 1 else total
+
+
 def _finished(
     slices: VolumeMeasurement, rest: torch.Tensor, after: torch.Tensor, tolerance: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -558,8 +600,9 @@ class _VolumeDecoder:
 
     def _budget(self, out_voxels: int) -> tuple[float, str]:
         """Bytes left for features, and what the volumes take in words."""
-        # input, normalised copy, coefficients and their temporary; result, its de-normalised copy, the file's bytes
-        fixed = 4 * (5 * math.prod(self.n) + 3 * out_voxels)
+        # input, normalised copy, coefficients and their temporary; result (and the mean's), its de-normalised copy, the
+        # file's bytes
+        fixed = 4 * (5 * math.prod(self.n) + (4 if self.options.flips else 3) * out_voxels)
         fixed += self.rows * 4 * 4 * 300  # decoder activations
         if self.device.type == "cpu":
             fixed += _PROCESS_BYTES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import nibabel as nib
@@ -119,6 +120,28 @@ def test_result_does_not_depend_on_the_way(name: str, kind: str):
         {"rows": 100000, "slab": 13},
     ):
         assert relative(ImplicitVolumeInferer(like=target, **options)(lr, net), wanted) < 2e-5, options
+
+
+@pytest.mark.parametrize("kind", ["regular", "flipped", "permuted", "oblique"])
+def test_flips_are_the_mean_of_what_is_made_of_mirror_images(kind: str):
+    net, lr = network("residual"), image()
+    source = Grid.of(lr[0])
+    target = targets(source)[kind]
+    found = ImplicitVolumeInferer(like=target, data_consistency=False, flips=True)(lr, net)
+    np.testing.assert_allclose(found.affine[0], target.affine)
+    mirrored = []
+    for axes in (axes for count in range(4) for axes in combinations(range(3), count)):
+        grid = source.turned((0, 1, 2), [axis in axes for axis in range(3)])  # the same voxels, counted backwards
+        volume = MetaTensor(lr.as_tensor().flip([2 + axis for axis in axes]), affine=torch.as_tensor(grid.affine))
+        mirrored.append(ImplicitVolumeInferer(like=target, data_consistency=False)(volume, net).as_tensor())
+    assert relative(found, torch.stack(mirrored).mean(0)) < 2e-5
+    assert relative(found, mirrored[0]) > 1e-3
+
+
+def test_what_is_made_with_flips_is_mirrored_with_its_input():
+    net, lr = network("residual"), image()
+    made = [ImplicitVolumeInferer(scale=(2, 1, 3), flips=True)(x, net) for x in (lr, lr.flip([2, 4]))]
+    assert relative(made[1].flip([2, 4]), made[0].as_tensor()) < 2e-5
 
 
 def test_result_does_not_depend_on_threads():
