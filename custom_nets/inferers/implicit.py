@@ -24,8 +24,11 @@ from custom_nets.inferers.measured_blur import UNSEEN, BlurOptions, MeasuredBlur
 from custom_nets.inferers.overshoot import OvershootLimits, way_of
 from custom_nets.inferers.streaming import PlaneStreamer
 from custom_nets.operators.data_consistency import (
+    DAMPING,
+    ENDS_AT,
     LARGEST_OVERREACH,
     LEAST_AGREEMENT,
+    STEPS,
     TOLERANCE,
     VolumeMeasurement,
     agreement,
@@ -50,9 +53,6 @@ _GIB = 2**30
 _PROCESS_BYTES = int(1.1 * _GIB)  # Python with torch, monai and itk loaded
 _ROWS = 8192  # points decoded at once on a CPU: their activations stay in its cache
 _ROWS_CUDA = 524288
-_STEPS = 20  # of the correction to what was measured
-_ENDS_AT = 0.1  # of its tolerance: a step more or less, for the sake of one voxel far away, is then not seen elsewhere
-_DAMPING = 0.05  # of the steps that follow where these do not suffice
 _ROUNDS = 4  # between what was measured and how far a result may go
 _ACTIVATION_BYTES = 24 * 2**20  # of one tensor on a CPU: larger ones leave the cache, and the allocator's reuse
 _ACTIVATION_BYTES_CUDA = 2**30
@@ -392,7 +392,7 @@ class ImplicitVolumeInferer(Inferer):
             return self._not_consistent(why if finer.any() else "nothing is made finer")
         low, high = np.percentile(image.numpy(), (0.1, 99.9))
         span = max(float(high - low), 1e-12)
-        tolerance = _ENDS_AT * TOLERANCE * span
+        tolerance = ENDS_AT * TOLERANCE * span
         result, interpolated = slices.forward(out), slices.forward_interpolated(image)
         share = agreement(result - interpolated, image - interpolated)
         said: list[str] = []
@@ -403,7 +403,7 @@ class ImplicitVolumeInferer(Inferer):
         rest, after = torch.zeros_like(image), before
         consistent, reach = self.data_consistency, 0.0
         if consistent:
-            rest, after = slices.correction(before, tolerance, _STEPS)
+            rest, after = slices.correction(before, tolerance, STEPS)
             reach = overreach(rest, before, slices.sample(out) - image)
             amplifies = any(s is not None and not s.takes_nothing for s in spreads)
             consistent = not amplifies or reach <= LARGEST_OVERREACH
@@ -461,7 +461,7 @@ class ImplicitVolumeInferer(Inferer):
             after = image - slices.forward(out)
             if not consistent or float(after.abs().max()) <= tolerance:
                 break
-            rest, after = _finished(slices, *slices.correction(after, tolerance, _STEPS), tolerance)
+            rest, after = _finished(slices, *slices.correction(after, tolerance, STEPS), tolerance)
             slices.add_interpolated(out, rest)
         return beyond, after
 
@@ -493,7 +493,7 @@ def _finished(
     """A correction and what it leaves, with damped steps where plain ones have not sufficed."""
     if float(after.abs().max()) <= tolerance:
         return rest, after
-    more, after = slices.correction(after, tolerance, _STEPS, _DAMPING)
+    more, after = slices.correction(after, tolerance, STEPS, DAMPING)
     return rest + more, after
 
 

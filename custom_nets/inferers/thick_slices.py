@@ -23,13 +23,14 @@ from custom_nets.inferers.implicit import resolve_grid
 from custom_nets.inferers.measured_blur import BlurOptions, MeasuredBlur
 from custom_nets.inferers.overshoot import OvershootLimits, way_of
 from custom_nets.operators.data_consistency import (
-    LARGEST_GAIN,
+    ENDS_AT,
     LARGEST_OVERREACH,
     LEAST_AGREEMENT,
     TOLERANCE,
     SliceMeasurement,
     agreement,
     disagreement,
+    not_exact,
     too_wide,
 )
 from custom_nets.operators.interpolation import apply_separable, bspline_matrix
@@ -454,16 +455,9 @@ class _StackSharpener:
         # where nothing is known, slices are taken for what most pulses make
         self.spread = spread = spread or PointSpread("trapezoid")
         self.measurement = SliceMeasurement(self.rows, centres, scale, spread)
-        self.consistent = options.data_consistency and self.measurement.gain <= LARGEST_GAIN
+        self.consistent = options.data_consistency
         self.strength, self.agreement = options.strength, 1.0
         self.said: list[str] = []  # warnings
-        if options.data_consistency and not self.consistent:
-            warnings.warn(
-                f"slices of {spread.thickness:.2f} times their spacing overlap too much: to reproduce them exactly, "
-                f"noise would grow {self.measurement.gain:.0f} times. Data consistency is off (--thickness overrides "
-                "what the header says).",
-                stacklevel=4,
-            )
         self.box = self._head()
 
     def _head(self) -> tuple[slice, slice, slice]:
@@ -568,6 +562,7 @@ class _StackSharpener:
         """Correct ``volume`` in place; how far it was, and is, from the measured slices."""
         low, high = np.percentile(self.measured.numpy(), (0.1, 99.9))
         span = max(float(high - low), 1e-12)
+        tolerance = ENDS_AT * TOLERANCE * span
         before = after = beyond = 0.0
         limits = None
         if self.options.limit_overshoot:
@@ -578,9 +573,9 @@ class _StackSharpener:
             piece, measured = volume[:, columns], self.measured[:, columns]
             before = max(before, float((self.measurement.forward(piece) - measured).abs().max()))
             if self.consistent:
-                piece.copy_(self.measurement.make_consistent(piece, measured))
+                piece.copy_(self.measurement.make_consistent(piece, measured, tolerance=tolerance))
             if limits is not None:
-                beyond = max(beyond, self._limit(piece, measured, limits, columns))
+                beyond = max(beyond, self._limit(piece, measured, limits, columns, tolerance))
             after = max(after, float((self.measurement.forward(piece) - measured).abs().max()))
         report = {
             "asked_for": self.options.data_consistency,
@@ -593,13 +588,19 @@ class _StackSharpener:
             "unit": "share of the measured slices' 0.1-99.9 percentile range",
         }
         if self.consistent and after > TOLERANCE * span:
+            if not self.measurement.exact:
+                self.said.append(not_exact(after / span, self.measurement.gain))
+                warnings.warn(self.said[-1], stacklevel=5)
+                return {"data_consistency": report, "overshoot_cut": round(beyond / span, 4)}
             raise RuntimeError(
                 f"the result reproduces the measured slices only to {after / span:.2g} of their range: the network "
                 "gave values that are far off. Check the checkpoint, or give --data_consistency False."
             )
         return {"data_consistency": report, "overshoot_cut": round(beyond / span, 4)}
 
-    def _limit(self, piece: torch.Tensor, measured: torch.Tensor, limits: OvershootLimits, columns: slice) -> float:
+    def _limit(
+        self, piece: torch.Tensor, measured: torch.Tensor, limits: OvershootLimits, columns: slice, tolerance: float
+    ) -> float:
         """Bring ``columns`` of the volume within ``limits``, in place, and where it is consistent, leave it so.
 
         Both sets are convex, so going from one to the other in turn ends where they meet. The slices have the last
@@ -614,7 +615,7 @@ class _StackSharpener:
             beyond = max(beyond, step)
             if not self.consistent or step == 0:
                 break
-            piece.copy_(self.measurement.make_consistent(piece, measured))
+            piece.copy_(self.measurement.make_consistent(piece, measured, tolerance=tolerance))
         return beyond
 
     def _columns(self) -> list[int]:

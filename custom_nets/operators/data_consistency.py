@@ -22,9 +22,12 @@ from custom_nets.operators.interpolation import bspline_matrix
 from custom_nets.operators.slice_profile import PointSpread, slice_profile_matrix
 
 __all__ = [
+    "DAMPING",
+    "ENDS_AT",
     "LARGEST_GAIN",
     "LARGEST_OVERREACH",
     "LEAST_AGREEMENT",
+    "STEPS",
     "TOLERANCE",
     "SliceMeasurement",
     "VolumeMeasurement",
@@ -32,14 +35,18 @@ __all__ = [
     "disagreement",
     "make_consistent",
     "measure",
+    "not_exact",
     "overreach",
     "too_wide",
 ]
 
 TOLERANCE = 1e-3  # of the intensity range: how exactly a consistent volume reproduces the measured slices
+ENDS_AT = 0.1  # of the tolerance, where steps end: one more, for a voxel far away, is then not seen elsewhere
 LEAST_AGREEMENT = 0.7  # share of a correction that must agree with what was measured, or it is shrunk to it
 LARGEST_OVERREACH = 2.2  # of a correction (`overreach`): 0.4 to 2.0 on training heads where the blur is right
 LARGEST_GAIN = 6.0  # noise may grow by so much, not more: reached by Gaussian slices that overlap by more than half
+DAMPING = 0.05  # of what is corrected beyond that, where a filter has left next to nothing
+STEPS = 20  # at most, of a correction that goes by steps
 
 
 class SliceMeasurement:
@@ -55,7 +62,9 @@ class SliceMeasurement:
     Attributes:
         matrix: W [m, rows] float64, thin to thick.
         inverse: G [rows, m] float64, W G = 1: the smooth thin slices that give the thick ones.
-        gain: how many times larger than a residual its correction can be (root mean square).
+        gain: how many times larger than a residual its correction would have to be (root mean square).
+        exact: the gain is at most :data:`LARGEST_GAIN`. Otherwise G is what Landweber's iteration reaches within that
+            gain, and what it leaves of a residual is taken by damped steps.
 
     Example::
 
@@ -76,10 +85,21 @@ class SliceMeasurement:
         places = torch.as_tensor(centres, dtype=torch.float64)
         self.matrix = slice_profile_matrix(rows, places, scale, profile, thickness)
         spline = bspline_matrix(len(places), (torch.arange(rows, dtype=torch.float64) - places[0]) / scale)
-        self.solved = torch.linalg.inv(self.matrix @ spline)
+        both, one = self.matrix @ spline, torch.eye(len(places), dtype=torch.float64)
+
+        def gain(solved: torch.Tensor) -> float:
+            return float(torch.linalg.matrix_norm(spline @ solved, 2)) / scale**0.5
+
+        self.solved = torch.linalg.inv(both)
+        self.gain = gain(self.solved)
+        self.exact = self.gain <= LARGEST_GAIN
+        self.damped = spline @ torch.linalg.inv(both + DAMPING * one)
+        if not self.exact:
+            self.solved = step = one
+            while gain(step) <= LARGEST_GAIN:
+                self.solved, step = step, step + one - both @ step
         self.inverse = spline @ self.solved
         self.sampled = bspline_matrix(rows, places)
-        self.gain = float(torch.linalg.matrix_norm(self.inverse, 2)) / scale**0.5
 
     def forward(self, volume: torch.Tensor, axis: int = 0) -> torch.Tensor:
         """Measure the thick slices of ``volume``, whose ``axis`` holds the thin ones."""
@@ -93,9 +113,21 @@ class SliceMeasurement:
         """:func:`overreach` of correcting ``residual`` [m, ...], where the network added ``added`` [rows, ...]."""
         return overreach(_along(self.solved, residual, 0), residual, _along(self.sampled, added, 0))
 
-    def make_consistent(self, volume: torch.Tensor, measured: torch.Tensor, axis: int = 0) -> torch.Tensor:
-        """``volume`` with the smooth correction after which :meth:`forward` gives ``measured``."""
-        return volume + _along(self.inverse, measured - self.forward(volume, axis), axis)
+    def make_consistent(
+        self, volume: torch.Tensor, measured: torch.Tensor, axis: int = 0, tolerance: float = 0.0
+    ) -> torch.Tensor:
+        """``volume`` with the smooth correction after which :meth:`forward` gives ``measured``.
+
+        Args:
+            tolerance: where G is not ``exact``, how much of a residual may be left.
+        """
+        volume = volume + _along(self.inverse, measured - self.forward(volume, axis), axis)
+        for _ in range(0 if self.exact else STEPS):
+            residual = measured - self.forward(volume, axis)
+            if float(residual.abs().max()) <= tolerance:
+                break
+            volume = volume + _along(self.damped, residual, axis)
+        return volume
 
 
 class VolumeMeasurement:
@@ -244,6 +276,14 @@ def too_wide(reach: float) -> str:
         f"the result is not corrected to what was measured: the correction would reach {reach / LARGEST_OVERREACH:.1f} "
         "times as far as it may. The blur is narrower than taken (--profile, --thickness_mm), or the network does not "
         "know such an image."
+    )
+
+
+def not_exact(deviation: float, gain: float) -> str:
+    """Say that measured slices are reproduced only to a ``deviation``, a share of their range."""
+    return (
+        f"the result reproduces the measured slices only to {deviation:.2g} of their range: their blur has taken so "
+        f"much away that noise would grow {gain:.0f} times."
     )
 
 

@@ -58,5 +58,19 @@ def test_the_measurement_is_the_degradation_of_training():
         torch.testing.assert_close(measure(volume, 10, profile=profile, thickness=0.8), wanted)
 
 
-def test_slices_that_overlap_too_much_have_a_large_gain():
-    assert stack(5, "gaussian", 2.0).gain > LARGEST_GAIN
+@pytest.mark.parametrize("profile, thickness", [("gaussian", 2.0), ("kspace_hann", 1.0)])
+def test_what_a_blur_has_all_but_removed_is_corrected_as_far_as_noise_allows(profile, thickness):
+    slices = stack(5, profile, thickness)
+    assert slices.gain > LARGEST_GAIN and not slices.exact
+    grown = torch.linalg.matrix_norm(slices.inverse, 2) / 5**0.5
+    assert LARGEST_GAIN / 2 < grown <= LARGEST_GAIN
+    smooth = slices.forward(torch.linspace(-1, 1, 45)[:, None, None].square().expand(45, 2, 2))
+    volume = slices.make_consistent(torch.zeros(45, 2, 2), smooth, tolerance=1e-4)
+    assert float((slices.forward(volume) - smooth).abs().max()) < 1.01e-4
+    assert float(volume.abs().max()) < 1.5
+
+
+def test_an_exact_correction_is_one_step():
+    slices = stack(5, "box", 1.0)
+    torch.testing.assert_close(slices.matrix @ slices.inverse, torch.eye(9, dtype=torch.float64))
+    assert slices.exact
