@@ -164,6 +164,9 @@ def check_picture(path: str | os.PathLike) -> None:
     """
     from PIL import Image, UnidentifiedImageError
 
+    with open(path, "rb") as file:
+        if file.read(4) == b"MM\0+":
+            raise ValueError(f"{path} is a BigTIFF file with its most significant byte first: save it as PNG or TIFF.")
     try:
         _check_tiff(Path(path))
         with Image.open(path) as picture:

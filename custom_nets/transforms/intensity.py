@@ -93,6 +93,9 @@ class RestoreIntensityd(MapTransform):
         keys: entries [C, ...] on the unit range, of any spatial size.
         ref_key: entry that went through :class:`ScaleToUnitRanged`; its range is used.
         allow_missing_keys: leave out keys that an item lacks.
+
+    Raises:
+        ValueError: values that are not finite: nothing that a network made of a scan may be written then.
     """
 
     def __init__(self, keys: KeysCollection = "pred", ref_key: str = "image", allow_missing_keys: bool = False) -> None:
@@ -109,6 +112,11 @@ class RestoreIntensityd(MapTransform):
             image = item[key]
             if len(lo) not in (1, len(image)):
                 raise ValueError(f"'{key}' has {len(image)} channels, '{self.ref_key}' has ranges for {len(lo)}.")
+            if not bool(torch.isfinite(image).all()):
+                raise ValueError(
+                    f"the network gave {int((~torch.isfinite(image)).sum())} values that are NaN or infinite: nothing "
+                    "is written. Check the checkpoint, and give --precision float32."
+                )
             item[key] = image * _column([h - low for low, h in zip(lo, hi, strict=True)], image) + _column(lo, image)
         return item
 

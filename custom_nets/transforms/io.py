@@ -57,8 +57,8 @@ def load_volume(
 
     Raises:
         FileNotFoundError: no such file or folder.
-        ValueError: not an image or damaged, 2D, colour, NaN or infinite values, constant, affine not invertible, a
-            DICOM series that is no single regular volume.
+        ValueError: not an image or damaged, 2D, colour, NaN or infinite values or one that is no intensity, constant,
+            affine not invertible, a DICOM series that is no single regular volume.
     """
     path = Path(path)
     if path.is_dir() and not holds_dicom(path):
@@ -103,6 +103,9 @@ def _without_padding(
     return channels, meta
 
 
+_FAR = 1e5  # times the range of nearly all values: no scanner measures what lies farther out
+
+
 def _check_shape(shape: tuple[int, ...], path: Path) -> None:
     if len(shape) < 3 or min(shape[:3]) < 2:
         raise ValueError(f"{path} is 2D (shape {shape}): a volume of at least 2 voxels along x, y and z is needed.")
@@ -126,6 +129,15 @@ def _check_values(channels: NDArray[np.float32], path: Path) -> None:
             f"{path} has {nan} NaN and {infinite} infinite values among {channels.size}: replace them first (by the "
             "background value, for example)."
         )
+    for channel, least, most in zip(channels, lowest, highest, strict=True):
+        low, high = np.percentile(channel[::2, ::2, ::2], (1, 99))
+        beyond = max(float(most) - high, low - float(least))
+        if beyond > _FAR * (high - low) > 0:
+            index = np.unravel_index(int(np.abs(channel).argmax()), channel.shape)
+            raise ValueError(
+                f"{path} has {channel[index]:.3g} at voxel {tuple(int(i) for i in index)}, and nearly all other values "
+                f"lie between {low:.3g} and {high:.3g}: that is no intensity. Replace it first."
+            )
     for number in np.flatnonzero(lowest == highest):
         what = "is constant" if len(channels) == 1 else f"has a constant volume (number {number + 1} in time)"
         raise ValueError(f"{path} {what}, every voxel is {lowest[number]:g}: there is nothing to see in it.")

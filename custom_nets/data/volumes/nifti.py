@@ -66,11 +66,27 @@ def read_nifti(
             "as the fourth axis, is needed."
         )
     affine, meta = _geometry(path, image, array.shape)
-    if note := image.extra.get("note"):
+    if note := "; ".join(filter(None, [image.extra.get("note"), _scaling_note(image)])):
         logger.warning("%s: %s", path, note)
         meta["notes"] = note
     meta["original_dtype"] = str(np.dtype(dtype).newbyteorder("="))
     return array, affine, meta
+
+
+def _scaling_note(image: Any) -> str:
+    """What to say of a slope that is none (NaN and 0 say that there is no scaling)."""
+    from nibabel.nifti1 import Nifti1Pair
+
+    if not isinstance(image, Nifti1Pair):
+        return ""
+    slope = float(_stored_header(image)["scl_slope"])
+    return f"the header's scl_slope is {slope:g}: values are taken as stored" if np.isinf(slope) else ""
+
+
+def _stored_header(image: Any) -> Any:
+    """A NIfTI header as it stands in the file; nibabel repairs its own."""
+    with image.file_map.get("header", image.file_map["image"]).get_prepare_fileobj("rb") as file:
+        return type(image.header).from_fileobj(file, check=False)
 
 
 def _one_line(error: Exception) -> str:
@@ -110,8 +126,7 @@ def _geometry(path: str | Path, image: Any, shape: tuple[int, ...]) -> tuple[NDA
 
 def _check_stored_spacing(path: str | Path, image: Any) -> None:
     """nibabel takes a stored voxel size of 0 for 1 mm: where the affine rests on it, look at the file itself."""
-    with image.file_map.get("header", image.file_map["image"]).get_prepare_fileobj("rb") as file:
-        stored = type(image.header).from_fileobj(file, check=False)["pixdim"][1:4]
+    stored = _stored_header(image)["pixdim"][1:4]
     if not (np.abs(stored) > 0).all():
         raise ValueError(f"{path} has voxels of {' x '.join(f'{v:g}' for v in stored)} mm: repair the header first.")
 

@@ -223,3 +223,10 @@ def test_a_letterbox_within_the_range_is_none(tmp_path: Path) -> None:
     values = frames()
     values[:, :3] = 1000
     assert read_angiography(xa_file(tmp_path / "a.dcm", values)).origin.padding is None
+
+
+def test_a_bigtiff_with_its_most_significant_byte_first_is_named(tmp_path: Path) -> None:
+    for k, frame in enumerate(frames(count=3)):
+        tifffile.imwrite(tmp_path / f"{k}.tif", frame, bigtiff=True, byteorder=">")
+    with pytest.raises(ValueError, match=r"0\.tif is a BigTIFF file with its most significant byte first"):
+        read_angiography(tmp_path)

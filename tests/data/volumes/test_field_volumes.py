@@ -143,6 +143,33 @@ def test_backgrounds_holes_and_lesions_are_no_padding(save_nifti) -> None:
     assert find_padding((scored - scored.mean()) / scored.std()) is None
 
 
+def test_a_value_that_is_no_intensity_is_refused_by_its_voxel(save_nifti) -> None:
+    volume = VOLUME.astype(np.float32)
+    volume[4, 5, 3] = 30 * volume.max()
+    assert load_volume(save_nifti(volume))[0].max() == volume.max()  # a bright vessel is one
+    volume[4, 5, 3] = -3e38
+    with pytest.raises(ValueError, match=r"-3e\+38 at voxel \(4, 5, 3\)"):
+        load_volume(save_nifti(volume))
+
+
+def test_nothing_that_is_not_finite_comes_out() -> None:
+    image = ScaleToUnitRanged("image")({"image": MetaTensor(torch.rand(1, 4, 4, 4))})["image"]
+    pred = torch.ones(1, 8, 8, 8)
+    pred[0, 1, 2, 3] = torch.nan
+    with pytest.raises(ValueError, match="1 values that are NaN or infinite"):
+        RestoreIntensityd("pred")({"pred": pred, "image": image})
+
+
+def test_a_slope_that_is_infinite_is_said(save_nifti) -> None:
+    path = save_nifti(VOLUME, name="slope.nii")
+    header = bytearray(path.read_bytes())
+    header[112:116] = np.float32(np.inf).tobytes()
+    path.write_bytes(header)
+    image = load_volume(path)
+    np.testing.assert_array_equal(image[0].numpy(), VOLUME)
+    assert "scl_slope is inf" in image.meta["notes"]
+
+
 @pytest.mark.parametrize("inferer", [ImplicitVolumeInferer, ThickSliceInferer])
 @pytest.mark.parametrize(("rows", "consistent"), [(1, False), (1, True), (5, False), (5, True)])
 def test_padded_and_unpadded_scans_give_the_same_where_both_measured(
