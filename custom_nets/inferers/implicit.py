@@ -392,7 +392,7 @@ class ImplicitVolumeInferer(Inferer):
             return self._not_consistent(why if finer.any() else "nothing is made finer")
         low, high = np.percentile(image.numpy(), (0.1, 99.9))
         span = max(float(high - low), 1e-12)
-        tolerance = ENDS_AT * TOLERANCE * span
+        tolerance = TOLERANCE * span
         result, interpolated = slices.forward(out), slices.forward_interpolated(image)
         share = agreement(result - interpolated, image - interpolated)
         said: list[str] = []
@@ -403,7 +403,7 @@ class ImplicitVolumeInferer(Inferer):
         rest, after = torch.zeros_like(image), before
         consistent, reach = self.data_consistency, 0.0
         if consistent:
-            rest, after = slices.correction(before, tolerance, STEPS)
+            rest, after = slices.correction(before, ENDS_AT * tolerance, STEPS)
             reach = overreach(rest, before, slices.sample(out) - image)
             amplifies = any(s is not None and not s.takes_nothing for s in spreads)
             consistent = not amplifies or reach <= LARGEST_OVERREACH
@@ -411,7 +411,7 @@ class ImplicitVolumeInferer(Inferer):
                 said.append(too_wide(reach))
                 rest, after = torch.zeros_like(rest), before
             else:
-                rest, after = _finished(slices, rest, after, tolerance)
+                rest, after = _finished(slices, rest, after, ENDS_AT * tolerance)
         if any(deviation is not None for deviation in guessed):
             said = []  # taken on the sharp side, a blur is expected to disagree
         for words in said:

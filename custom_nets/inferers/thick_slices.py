@@ -562,7 +562,7 @@ class _StackSharpener:
         """Correct ``volume`` in place; how far it was, and is, from the measured slices."""
         low, high = np.percentile(self.measured.numpy(), (0.1, 99.9))
         span = max(float(high - low), 1e-12)
-        tolerance = ENDS_AT * TOLERANCE * span
+        tolerance = TOLERANCE * span
         before = after = beyond = 0.0
         limits = None
         if self.options.limit_overshoot:
@@ -573,7 +573,7 @@ class _StackSharpener:
             piece, measured = volume[:, columns], self.measured[:, columns]
             before = max(before, float((self.measurement.forward(piece) - measured).abs().max()))
             if self.consistent:
-                piece.copy_(self.measurement.make_consistent(piece, measured, tolerance=tolerance))
+                piece.copy_(self.measurement.make_consistent(piece, measured, tolerance=ENDS_AT * tolerance))
             if limits is not None:
                 beyond = max(beyond, self._limit(piece, measured, limits, columns, tolerance))
             after = max(after, float((self.measurement.forward(piece) - measured).abs().max()))
