@@ -70,6 +70,7 @@ class RunRecord(InferenceRecord):
             "warnings": [text for gap in image.gaps(engine.inferer.max_gap_s) for text in gap.warnings],
             "options": self.options,
             "network": type(engine.network).__name__,
+            "flow_used": engine.inferer.flow_used,
             "angles_used": engine.inferer.uses_angles(image, engine.network),
             "checkpoint": {"file": self.checkpoint, **self.weights},
             "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),

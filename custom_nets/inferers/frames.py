@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,10 +16,12 @@ from numpy.typing import NDArray
 from custom_nets.data.angiography.optical_flow import dis_flow_px
 from custom_nets.data.angiography.run import AngiographyRun, Gap, bounding_box
 
-__all__ = ["FrameInterpolationInferer", "GapPlan", "moves_as_one", "plan_times"]
+__all__ = ["FrameInterpolationInferer", "GapPlan", "plan_times"]
 
 logger = logging.getLogger(__name__)
 
+_STANDS_DEG = 1.0  # a C-arm that moves by no more stands
+_WORTH_DB = 0.05  # a start from optical flow that gives less is not worth its time
 _SAME_S = 1e-4  # nobody names times more exactly, and no vessel moves in that time
 
 
@@ -164,7 +167,7 @@ class FrameInterpolationInferer(Inferer):
         crop: leave out constant borders and what the shutters hide; made frames have there what the earlier measured
             frame has.
         progress: show a bar.
-        flow: let a network that can start from optical flow do so; None: where the C-arm turns (:func:`moves_as_one`).
+        flow: let a network that can start from optical flow do so; None: where it helps (:meth:`flow_helps`).
         angles: tell a network that takes it how the C-arm turns, where the run says so.
     """
 
@@ -200,6 +203,7 @@ class FrameInterpolationInferer(Inferer):
         self.crop = crop
         self.progress = progress
         self.flow = flow
+        self.flow_used = False  # in the last run
         self.angles = angles
 
     def check_input(self, run: AngiographyRun) -> None:
@@ -214,6 +218,48 @@ class FrameInterpolationInferer(Inferer):
         """Whether the network is told how the C-arm turns: it takes that, and the run says it of some gap."""
         takes = self.angles and getattr(network, "takes_angles", False)
         return takes and any(run.geometry.turn(gap.index, gap.index + 1).any() for gap in run.gaps())
+
+    def flow_helps(
+        self, run: AngiographyRun, network: Any, device: str | torch.device = "cpu", frames: int = 5
+    ) -> bool:
+        """Tell whether made frames of a run come nearer to measured ones when they start from optical flow.
+
+        Contrast that arrives has an optical flow, too, and must not be moved along it. A C-arm that stands, as its
+        angles say, needs none. Otherwise the run itself is asked: some of its frames are made from their neighbours,
+        with and without the start. Of two frames, the angles alone can tell.
+
+        Args:
+            run: measured frames.
+            network: one that takes ``flow_px``.
+            device: where it is.
+            frames: how many are made, spread over the run.
+        """
+        primary, secondary = run.geometry.primary_deg, run.geometry.secondary_deg
+        turns: bool | None = None
+        if primary is not None and secondary is not None:
+            turns = max(float(np.ptp(primary)), float(np.ptp(secondary))) > _STANDS_DEG
+        usable = sorted({index for gap in run.gaps() for index in (gap.index, gap.index + 1)})
+        if turns is False or len(usable) < 3:
+            return bool(turns)
+        kept = run.select([*run.mask_frames, *usable[::2]])
+        asked = []
+        for plan in plan_times(kept, frames_between=1, max_gap_s=np.inf):
+            inside = [i for i in usable[1::2] if plan.gap.t0_s < run.times_s[i] < plan.gap.t1_s]
+            if inside:
+                asked.append((inside[0], replace(plan, times_s=(float(run.times_s[inside[0]]),))))
+        if not asked:
+            return bool(turns)
+        chosen = np.unique(np.linspace(0, len(asked) - 1, min(frames, len(asked))).round().astype(int))
+        truth = run.normalize([asked[k][0] for k in chosen])
+        errors = []
+        for flow in (True, False):
+            other = copy(self)
+            other.flow = flow
+            made = other.predict(kept, [asked[k][1] for k in chosen], network, device)
+            units = np.concatenate([frames for frames, _ in made])
+            errors.append(((units - truth) ** 2 * run.active).mean(axis=(1, 2)) + 1e-12)
+        gains_db = 10 * np.log10(errors[1] / errors[0])
+        return bool(np.median(gains_db) > _WORTH_DB)
 
     def __call__(  # type: ignore[override]  # a run is no tensor, and comes back longer
         self, inputs: AngiographyRun, network: Any, device: str | torch.device = "cpu"
@@ -247,7 +293,8 @@ class FrameInterpolationInferer(Inferer):
         rows, columns = bounding_box(run.active) if self.crop else (slice(None), slice(None))
         call = torch.compile(network, dynamic=False) if self.compile else network
         takes_flow = getattr(network, "takes_flow", False)
-        flows = _Flows() if takes_flow and (moves_as_one(run, plans) if self.flow is None else self.flow) else None
+        self.flow_used = takes_flow and (self.flow_helps(run, network, device) if self.flow is None else self.flow)
+        flows = _Flows() if self.flow_used else None
         for batch in self._batches(plans):
             ends = [(plan.gap.index, plan.gap.index + 1, plan.before, plan.after) for plan in batch]
             needed = sorted({index for end in ends for index in end if index is not None})
@@ -324,40 +371,6 @@ class FrameInterpolationInferer(Inferer):
             )
         # three equal channels went in; the mean of what comes out has no colour
         return pred.float().mean(dim=2).cpu().numpy()
-
-
-def moves_as_one(run: AngiographyRun, plans: Sequence[GapPlan], frames: int = 5, limit: float = 0.42) -> bool:
-    """Tell whether the C-arm turns: contrast that arrives has an optical flow, too, and must not be moved along it.
-
-    The angles say so, where the run has them. Elsewhere the motion does: of a turning arm it goes on as it was, so the
-    flow from a frame to the next is the one to the frame before with its sign turned; of noise and contrast it is not.
-
-    Args:
-        run: measured frames.
-        plans: the gaps; those with a frame before them are looked at.
-        frames: how many of them, spread over the run.
-        limit: share of the flows' length, weighted by what changes, by which they may differ: 0 for a steady motion,
-            1 for flows that have nothing to do with one another.
-    """
-    geometry = run.geometry
-    if geometry is not None and geometry.primary_deg is not None and geometry.secondary_deg is not None:
-        return max(float(np.ptp(geometry.primary_deg)), float(np.ptp(geometry.secondary_deg))) > 1.0
-    inner = [plan for plan in plans if plan.before is not None]
-    found = []
-    for k in np.unique(np.linspace(0, len(inner) - 1, min(frames, len(inner))).round().astype(int)):
-        plan = inner[k]
-        here, last = plan.gap.index, plan.gap.index + 1
-        before, frame, after = run.normalize([plan.before, here, last])
-        onward, back = dis_flow_px(frame, after), dis_flow_px(frame, before)
-        back = back * (plan.gap.seconds / (plan.gap.t0_s - run.times_s[plan.before]))
-        change = np.abs(after - before) * run.active
-        differ, length = np.hypot(*(onward + back)), np.hypot(*onward) + np.hypot(*back) + 0.3
-        weight = max(float(change.sum()), 1e-9)
-        found.append([float((change * x).sum()) / weight for x in (differ, length)])
-    if not found:
-        return False
-    shares, lengths = (float(np.median(x)) for x in ([d / max(n, 1e-9) for d, n in found], [n for _, n in found]))
-    return lengths > 1.3 and shares < limit  # half a pixel a gap, or nothing turns
 
 
 class _Flows:

@@ -16,8 +16,9 @@ from custom_nets.data.angiography.intensity import MaskSubtraction
 from custom_nets.data.angiography.optical_flow import dis_flow_px, gap_flows_px
 from custom_nets.data.angiography.run import AngiographyRun, RunGeometry, RunOrigin, make_run
 from custom_nets.inferers import frames as frames_module
-from custom_nets.inferers.frames import FrameInterpolationInferer, moves_as_one, plan_times
+from custom_nets.inferers.frames import FrameInterpolationInferer, plan_times
 from custom_nets.networks import MoStDSA, SymmetricMoStDSA
+from custom_nets.networks.symmetric_most_dsa import warp
 from tests.tools.xa_writer import contrast_run
 
 UNEVEN = [0, 0.25, 0.5, 1.0, 1.5, 2.5]
@@ -259,25 +260,43 @@ def test_motion_goes_to_networks_that_take_it(batch, monkeypatch):
     assert not any(call["flow_px"][:, 4:].any() for call in network.calls), "nothing of frames that may not be seen"
 
 
-def test_flow_is_for_runs_that_turn():
-    """The angles say it; without them a motion that goes on from frame to frame, not contrast that comes."""
+class Follow(Blend):
+    """The blend of both frames where their flow has brought them, if there is one."""
+
+    takes_flow = True
+
+    def forward(self, frame0, frame1, timesteps, flow_px=None, **context):
+        if flow_px is None:
+            return super().forward(frame0, frame1, timesteps, **context)
+        self.calls.append({"flow_px": flow_px})
+        made = []
+        for t in timesteps.T:
+            share = t[:, None, None, None]
+            sides = [warp(frame0, flow_px[:, :2], -share), warp(frame1, flow_px[:, 2:4], share - 1)]
+            made.append(torch.lerp(*sides, share))
+        return torch.stack(made, dim=1)
+
+
+def test_flow_is_for_runs_that_it_helps():
+    """A motion that goes on from frame to frame, not contrast that comes; a C-arm that stands says so."""
     texture = gaussian_filter(np.random.default_rng(0).standard_normal((64, 96)), 2)
     texture = (128 + 60 * texture / np.abs(texture).max()).astype(np.uint8)
-    turning = make_run(np.stack([np.roll(texture, 3 * k, axis=1) for k in range(6)]), np.arange(6.0))
-    noise = np.random.default_rng(1).integers(0, 12, (6, 64, 96)).astype(np.uint8)
-    arriving = make_run(texture // 2 + noise + 8 * np.arange(6, dtype=np.uint8)[:, None, None], np.arange(6.0))
+    turning = make_run(np.stack([np.roll(texture, 3 * k, axis=1) for k in range(7)]), np.arange(7.0))
+    arriving = make_run(texture // 2 + 8 * np.arange(7, dtype=np.uint8)[:, None, None], np.arange(7.0))
     for run, wanted in ((turning, True), (arriving, False)):
-        assert moves_as_one(run, plan_times(run, frames_between=1)) is wanted
-        network = Blend(takes_context=True)
-        network.takes_flow = True
-        FrameInterpolationInferer()(run, network)
-        assert all(("flow_px" in call) is wanted for call in network.calls)
-    two = make_run(turning.frames[:2], [0.0, 1.0])
-    assert not moves_as_one(two, plan_times(two, frames_between=1)), "two frames do not tell"
+        inferer, network = FrameInterpolationInferer(), Follow()
+        assert inferer.flow_helps(run, network) is wanted
+        network.calls.clear()
+        inferer(run, network)
+        assert inferer.flow_used is wanted
+        assert all(("flow_px" in call) is wanted for call in network.calls[-2:])
     for degrees, wanted in ((1.4, True), (0.0, False)):
-        angles = RunGeometry(primary_deg=degrees * np.arange(6), secondary_deg=np.zeros(6))
+        angles = RunGeometry(primary_deg=degrees * np.arange(7), secondary_deg=np.zeros(7))
         run = make_run(turning.frames, turning.times_s, geometry=angles)
-        assert moves_as_one(run, plan_times(run, frames_between=1)) is wanted
+        assert FrameInterpolationInferer().flow_helps(run, Follow()) is wanted
+        assert FrameInterpolationInferer().flow_helps(run.select([0, 1]), Follow()) is wanted
+    assert not FrameInterpolationInferer().flow_helps(turning.select([0, 1]), Follow()), "two frames do not tell"
+    assert not FrameInterpolationInferer().flow_helps(turning, Blend()), "a network that makes nothing of it"
 
 
 @pytest.mark.parametrize("batch", [1, 10])

@@ -214,6 +214,7 @@ class LeaveOutInferer(Inferer):
         started = time.perf_counter()
         made = inputs.stored(self.inferer.predict(inputs.kept, inputs.plans, network, device))
         inputs.seconds["ours"] = time.perf_counter() - started
+        inputs.told["flow_used"] = self.inferer.flow_used
         inputs.told["angles_used"] = self.inferer.uses_angles(inputs.kept, network)
         return made
 
