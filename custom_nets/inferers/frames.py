@@ -21,6 +21,7 @@ __all__ = ["FrameInterpolationInferer", "GapPlan", "plan_times"]
 logger = logging.getLogger(__name__)
 
 _STANDS_DEG = 1.0  # a C-arm that moves by no more stands
+_FEWEST = 3  # frames that are asked before they count for more than the angles
 _WORTH_DB = 0.05  # a start from optical flow that gives less is not worth its time
 _SAME_S = 1e-4  # nobody names times more exactly, and no vessel moves in that time
 
@@ -226,7 +227,7 @@ class FrameInterpolationInferer(Inferer):
 
         Contrast that arrives has an optical flow, too, and must not be moved along it. A C-arm that stands, as its
         angles say, needs none. Otherwise the run itself is asked: some of its frames are made from their neighbours,
-        with and without the start. Of two frames, the angles alone can tell.
+        with and without the start. Few frames, which lie twice as far apart then, say less than angles that are known.
 
         Args:
             run: measured frames.
@@ -247,7 +248,7 @@ class FrameInterpolationInferer(Inferer):
             inside = [i for i in usable[1::2] if plan.gap.t0_s < run.times_s[i] < plan.gap.t1_s]
             if inside:
                 asked.append((inside[0], replace(plan, times_s=(float(run.times_s[inside[0]]),))))
-        if not asked:
+        if len(asked) < (_FEWEST if turns else 1):
             return bool(turns)
         chosen = np.unique(np.linspace(0, len(asked) - 1, min(frames, len(asked))).round().astype(int))
         truth = run.normalize([asked[k][0] for k in chosen])
