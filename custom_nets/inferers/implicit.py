@@ -285,7 +285,7 @@ class ImplicitVolumeInferer(Inferer):
             rows = matrix.copy()
             for axis in mirrored:
                 rows[axis] = (source.shape[axis] - 1) * np.eye(4)[3] - rows[axis]
-            run = self._decoder(network, volume.flip(mirrored), scale, order, blur)
+            run = self._decoder(network, _mirrored(volume, mirrored), scale, order, blur)
             return run.points(rows, target.shape, order)
 
         return _mean(decoded(mirrored) for mirrored in self._views())
@@ -318,9 +318,9 @@ class ImplicitVolumeInferer(Inferer):
             axes = [k for k, axis in enumerate(order) if axis in mirrored]
             ends = [volume.shape[axis] - 1 for axis in order]
             there = [(ends[k] - p)[::-1].copy() if k in axes else p for k, p in enumerate(places)]
-            run = self._decoder(network, volume.flip(mirrored), scale, order, blur)
+            run = self._decoder(network, _mirrored(volume, mirrored), scale, order, blur)
             out = run.regular([torch.as_tensor(p) for p in there])
-            return out.flip(axes) if axes else out
+            return _mirrored(out, axes)
 
         out = _mean(decoded(mirrored) for mirrored in self._views())  # [N0, N1, N2] in the network's order of axes
         if blur is not None:
@@ -475,6 +475,10 @@ class ImplicitVolumeInferer(Inferer):
                 "largest_deviation_after": None,
             },
         }
+
+
+def _mirrored(volume: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
+    return volume.flip(tuple(axes)) if axes else volume  # without axes, flip would copy
 
 
 def _mean(parts: Iterable[torch.Tensor]) -> torch.Tensor:

@@ -31,6 +31,7 @@ from custom_nets.operators.data_consistency import (
     agreement,
     disagreement,
     not_exact,
+    too_much_taken,
     too_wide,
 )
 from custom_nets.operators.interpolation import apply_separable, bspline_matrix
@@ -552,7 +553,8 @@ class _StackSharpener:
             elif self.consistent and not self.spread.takes_nothing:
                 reach = self.measurement.overreach(missing - change, added)
                 if reach > LARGEST_OVERREACH:
-                    self.said.append(too_wide(reach))
+                    gain = self.measurement.gain
+                    self.said.append(too_wide(reach) if self.measurement.exact else too_much_taken(gain))
                     warnings.warn(self.said[0], stacklevel=5)
                     self.consistent = False
         if self.strength < 1:
@@ -587,15 +589,14 @@ class _StackSharpener:
             "tolerance": TOLERANCE,
             "unit": "share of the measured slices' 0.1-99.9 percentile range",
         }
-        if self.consistent and after > TOLERANCE * span:
-            if not self.measurement.exact:
-                self.said.append(not_exact(after / span, self.measurement.gain))
-                warnings.warn(self.said[-1], stacklevel=5)
-                return {"data_consistency": report, "overshoot_cut": round(beyond / span, 4)}
-            raise RuntimeError(
-                f"the result reproduces the measured slices only to {after / span:.2g} of their range: the network "
-                "gave values that are far off. Check the checkpoint, or give --data_consistency False."
-            )
+        if self.consistent and after > tolerance:
+            if self.measurement.exact:
+                raise RuntimeError(
+                    f"the result reproduces the measured slices only to {after / span:.2g} of their range: the network "
+                    "gave values that are far off. Check the checkpoint, or give --data_consistency False."
+                )
+            self.said.append(not_exact(after / span, self.measurement.gain))
+            warnings.warn(self.said[-1], stacklevel=5)
         return {"data_consistency": report, "overshoot_cut": round(beyond / span, 4)}
 
     def _limit(

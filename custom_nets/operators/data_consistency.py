@@ -37,6 +37,7 @@ __all__ = [
     "measure",
     "not_exact",
     "overreach",
+    "too_much_taken",
     "too_wide",
 ]
 
@@ -93,8 +94,8 @@ class SliceMeasurement:
         self.solved = torch.linalg.inv(both)
         self.gain = gain(self.solved)
         self.exact = self.gain <= LARGEST_GAIN
-        self.damped = spline @ torch.linalg.inv(both + DAMPING * one)
         if not self.exact:
+            self.damped = spline @ torch.linalg.inv(both + DAMPING * one)
             self.solved = step = one
             while gain(step) <= LARGEST_GAIN:
                 self.solved, step = step, step + one - both @ step
@@ -276,6 +277,15 @@ def too_wide(reach: float) -> str:
         f"the result is not corrected to what was measured: the correction would reach {reach / LARGEST_OVERREACH:.1f} "
         "times as far as it may. The blur is narrower than taken (--profile, --thickness_mm), or the network does not "
         "know such an image."
+    )
+
+
+def too_much_taken(gain: float) -> str:
+    """Say that the correction is left out because noise would grow by ``gain``."""
+    return (
+        "the result is not corrected to what was measured: the blur has taken so much away that noise would grow "
+        f"{gain:.0f} times, and the correction would go farther than the network. Or the blur is narrower than taken "
+        "(--profile, --thickness_mm)."
     )
 
 

@@ -28,6 +28,8 @@ __all__ = ["LoadVolumed", "SaveVolumed", "check_writable", "load_volume"]
 
 logger = logging.getLogger(__name__)
 
+_FAR = 1e5  # times the range of nearly all values: no scanner measures what lies farther out
+
 
 def load_volume(
     path: str | Path,
@@ -101,9 +103,6 @@ def _without_padding(
         "padding_note": "; ".join(notes),
     }
     return channels, meta
-
-
-_FAR = 1e5  # times the range of nearly all values: no scanner measures what lies farther out
 
 
 def _check_shape(shape: tuple[int, ...], path: Path) -> None:
