@@ -8,7 +8,7 @@ from custom_nets._moved import moved_name
 
 from .devices import checked_device, default_device
 from .errors import root_cause, show_clear_errors
-from .processes import join_processes, own_share, process_count, process_rank
+from .processes import join_processes, leave_processes, own_share, process_count, process_rank
 from .text import one_line, protect_logs
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "default_device",
     "one_line",
     "join_processes",
+    "leave_processes",
     "own_share",
     "process_count",
     "process_rank",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import os
@@ -13,7 +14,15 @@ import torch
 from monai.data import partition_dataset
 from torch.distributed import PrefixStore, rendezvous
 
-__all__ = ["StoreGroup", "process_count", "process_rank", "own_share", "join_processes", "share"]
+__all__ = [
+    "StoreGroup",
+    "join_processes",
+    "leave_processes",
+    "own_share",
+    "process_count",
+    "process_rank",
+    "share",
+]
 
 T = TypeVar("T")
 _meetings = itertools.count()  # all processes hold them in the same order
@@ -98,3 +107,22 @@ def join_processes() -> None:
     """
     if process_count() > 1 and not torch.distributed.is_initialized():
         torch.distributed.init_process_group("gloo", timeout=timedelta(days=2))
+
+
+def leave_processes(network: Any = None) -> None:
+    """Part from the other processes, and wait for the threads that spoke to them; does nothing in a single process.
+
+    Such a thread may hold the last tensor that went through it. If it gives that back while Python is shutting down, on
+    a busy machine, the process aborts ("terminate called without an active exception") after all its work was done.
+    The threads end with their process group, and that ends when nothing refers to it any more.
+
+    Args:
+        network: one in ``DistributedDataParallel``, which refers to the group; it cannot be trained any further.
+    """
+    if not torch.distributed.is_initialized():
+        return
+    for name in ("process_group", "reducer", "logger"):
+        if hasattr(network, name):
+            setattr(network, name, None)
+    torch.distributed.destroy_process_group()
+    gc.collect()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from custom_nets.utils import default_device, processes
+from custom_nets.utils import default_device, leave_processes, processes
 from custom_nets.utils.processes import StoreGroup, share
 
 
@@ -57,3 +58,23 @@ def test_each_process_takes_a_device(devices, local_rank, expected, monkeypatch)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
     monkeypatch.setenv("LOCAL_RANK", str(local_rank))
     assert default_device() == torch.device(expected)
+
+
+def threads() -> list[str]:
+    return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux: names of threads")
+def test_no_thread_of_a_process_group_is_left():
+    """One that is left can abort the process when Python shuts down."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        network = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(3, 1))
+        network(torch.ones(2, 3)).sum().backward()
+        torch.distributed.all_reduce(torch.ones(1))
+        assert any("gloo" in name for name in threads())
+    finally:
+        leave_processes(network)
+    assert not torch.distributed.is_initialized()
+    assert not any("gloo" in name for name in threads())
+    leave_processes()  # there are none to leave
