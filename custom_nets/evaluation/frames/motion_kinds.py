@@ -2,7 +2,8 @@
 
 Simulated turning runs are exposed and stored as real ones are (8 bits, about 1.4 degrees a frame), frames are left out,
 made again by the network and by the plain methods, and compared at the places that the simulator knows
-(:meth:`custom_nets.simulation.dsa.DSASimulator.motion_kinds`).
+(:meth:`custom_nets.simulation.dsa.DSASimulator.motion_kinds`). "Noise alone" is the picture without noise: what no
+method can be better than.
 
     python -m custom_nets.evaluation.frames.motion_kinds REPORT --seeds 9301 9302 --checkpoint model.pt
 
@@ -14,12 +15,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from custom_nets.data.angiography.run import AngiographyRun
 from custom_nets.evaluation.frames.baselines import BASELINES, USUAL
 from custom_nets.evaluation.frames.protocol import AddFrameBaselinesd, LeaveOut, LeaveOutInferer, leave_frames_out
 from custom_nets.evaluation.tables import csv_text, markdown_rows
@@ -34,6 +37,7 @@ from custom_nets.utils.record import environment, file_record
 __all__ = ["main", "markdown_table", "measure", "turning_times"]
 
 REGIONS = ("active", *MOTION_KINDS)
+NOISE = "noise alone"
 Row = dict[str, Any]
 Method = Callable[[LeaveOut], NDArray]
 
@@ -55,6 +59,8 @@ def measure(
 ) -> list[Row]:
     """Rows of seed, missing, method, region, pixels, and the sums of squared errors over all made frames.
 
+    The last method is "noise alone": the frames themselves, as they would be without noise.
+
     Args:
         simulator: patient and acquisition.
         times_s: [T] of the frames.
@@ -63,11 +69,12 @@ def measure(
         bits: stored.
     """
     run = simulated_run(simulator, times_s, bits=bits)
+    clean = _without_noise(simulator, run)
     rows = []
     span = float((1 << bits) - 1)
     for number in missing:
         left = leave_frames_out(run, number)
-        made = {name: method(left) for name, method in methods.items()}
+        made = {name: method(left) for name, method in methods.items()} | {NOISE: clean[list(left.targets)]}
         sums: dict[tuple[str, str], float] = defaultdict(float)
         pixels: dict[str, int] = defaultdict(int)
         for k, target in enumerate(left.targets):
@@ -87,6 +94,14 @@ def measure(
             for name in made for region in REGIONS
         ]  # fmt: skip
     return rows
+
+
+def _without_noise(simulator: DSASimulator, run: AngiographyRun) -> NDArray[np.float64]:
+    """[T, H, W] stored values, not rounded; the window of display is that of the run, which its noise had a part in."""
+    noiseless = DSASimulator(simulator.seed, replace(simulator.settings, photons=np.inf))
+    frames = simulated_run(noiseless, run.times_s, bits=16).frames.astype(np.float64)
+    slope, intercept = np.polyfit(frames.ravel(), run.frames.ravel().astype(np.float64), 1)
+    return slope * frames + intercept
 
 
 def _decibel(row: Row) -> float:

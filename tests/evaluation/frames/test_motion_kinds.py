@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,16 @@ def test_known_errors_at_their_places(simulator):
     assert "| off | 48.13 |" in table and "3 missing" in table
 
 
+def test_noise_alone_is_what_no_method_can_be_better_than(simulator):
+    times = turning_times(simulator, 3, 2.0, first_s=2.5)
+    rounding = 1 / 12 / 255**2  # mean square of what rounding to 8 bits leaves
+    for photons, low, high in ((np.inf, 0.9, 1.1), (6e4, 2, np.inf)):
+        one = DSASimulator(1, replace(simulator.settings, photons=photons))
+        rows = {row["region"]: row for row in measure(one, times, [1], {})}
+        assert rows["active"]["method"] == "noise alone"
+        assert low * rounding < rows["active"]["square_error"] / rows["active"]["pixels"] < high * rounding
+
+
 def test_command(tmp_path, capsys):
     arguments = "--seeds 5 --missing 1 --frames 3 --size 64 80 --checkpoint".split()
     from custom_nets.bundle.root import bundle_root
@@ -41,7 +53,8 @@ def test_command(tmp_path, capsys):
     main([str(tmp_path / "report"), *arguments, bundle_root("most_dsa") + "/models/model.pt"])
     table = (tmp_path / "report" / "table.md").read_text()
     assert table in capsys.readouterr().out
-    assert all(f"| {name} |" in table for name in ("ours", "nearest", "blend", "dis", "share of the places"))
+    names = ("ours", "nearest", "blend", "dis", "noise alone", "share of the places")
+    assert all(f"| {name} |" in table for name in names)
     assert {p.name for p in (tmp_path / "report").iterdir()} == {"table.md", "rows.csv", "record.json"}
 
 
