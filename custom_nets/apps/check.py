@@ -27,7 +27,7 @@ from custom_nets.data.cases import IMAGE_SUFFIXES, existing_path
 from custom_nets.data.dicom.elements import read_header, text_of
 from custom_nets.data.dicom.files import DICOMDIR_CLASS, dicom_files, is_dicom_file
 from custom_nets.data.volumes.dicom_series import load_series
-from custom_nets.data.volumes.nifti import read_nifti
+from custom_nets.data.volumes.nifti import check_no_labels, read_nifti
 from custom_nets.geometry import Grid
 from custom_nets.inferers.reconstruction import turn_covered
 from custom_nets.transforms import load_volume
@@ -38,6 +38,7 @@ from custom_nets.utils.files import to_jsonable
 __all__ = ["check", "find_studies", "main"]
 
 _NUMPY = (".npz", ".npy")
+_IMG = (".img", ".img.gz")
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".zip", ".7z")
 _KEYWORDS = ["SOPClassUID", "Modality", "SeriesInstanceUID", "NumberOfFrames", "Rows", "PositionerMotion"]
 _MOST_VOXELS = 8_000_000  # of larger volumes only the header is read, unless all values are asked for
@@ -83,6 +84,8 @@ def find_studies(path: Path, within: frozenset[Path] = frozenset()) -> Iterator[
                 continue
             if entry.is_dir():
                 yield from find_studies(entry, within)
+            elif entry.name.lower().endswith(_IMG):
+                continue  # the other half of a pair, which is called by its header
             elif not is_dicom_file(entry) and entry not in picture_files(path):
                 yield from _file(entry)
     elif is_dicom_file(path):
@@ -95,7 +98,7 @@ def _file(path: Path) -> Iterator[Study]:
     name = path.name.lower() if path.is_file() else ""  # no pipe, no device
     if name.endswith(_NUMPY):
         yield Study(path, "acquisition" if is_npz_acquisition(path) else "run")
-    elif name.endswith((*IMAGE_SUFFIXES, ".hdr")):
+    elif name.endswith((*IMAGE_SUFFIXES, *_IMG)):
         yield Study(path, "run" if _is_nifti_run(path) else "volume")
     elif name.endswith((".png", ".tif", ".tiff")):
         yield Study(path, "run")
@@ -176,6 +179,7 @@ def _volume(study: Study, all_values: bool) -> tuple[Grid, dict[str, Any]]:
         shape, affine, meta = volume.array.shape, volume.affine, volume.meta
     else:
         array, affine, meta = read_nifti(study.path, values=False)
+        check_no_labels(study.path, meta)
         shape = array.shape
     looked = all_values or (np.prod(shape) <= _MOST_VOXELS and not study.path.name.endswith(".bz2"))
     facts: dict[str, Any] = {"values_read": looked}

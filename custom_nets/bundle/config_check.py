@@ -193,12 +193,18 @@ def _check_values(given: Any, known: Any, prefix: str) -> None:
         if isinstance(value, str) and value != expected:
             if value.strip().lower() in _PYTHON_WORDS:
                 word = _PYTHON_WORDS[value.strip().lower()]
+                if isinstance(expected, str) and not expected.startswith(("$", "@", "%")):
+                    _stop(f"{name} must be a word such as {expected!r}, got '{value}'.")
                 _stop(f"{name} is the text '{value}', which counts as true; write {word}.")
             number = isinstance(expected, (int, float)) and not isinstance(expected, bool)
             if isinstance(expected, bool) and not value.startswith(("$", "@", "%")):
                 _stop(f"{name} must be True or False, got '{value}', which would count as true.")
             if number and not value.startswith(("$", "@", "%")):
                 _stop(f"{name} must be a number such as {expected}, got '{value}'.")
+        if isinstance(expected, bool) and not isinstance(value, (bool, str)) and value not in (0, 1, None):
+            _stop(f"{name} must be True or False, got {value!r}.")
+        if value is None and not prefix and isinstance(expected, (int, float)) and not isinstance(expected, bool):
+            _stop(f"{name} must be a number such as {expected}, got None.")
         if isinstance(value, bool) and isinstance(expected, (int, float)) and not isinstance(expected, bool):
             _stop(f"{name} must be a number such as {expected}, got {value} (is the value missing?).")
         _check_values(value, expected, f"{name}::")

@@ -15,7 +15,7 @@ __all__ = ["IMAGE_SUFFIXES", "case_name", "existing_path", "find_cases", "from_j
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nii.bz2", ".mgz", ".mgh")
+IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nii.bz2", ".hdr", ".mgz", ".mgh")
 
 
 def case_name(path: str | Path) -> str:
@@ -25,7 +25,7 @@ def case_name(path: str | Path) -> str:
         return path.name or "volume"
     if path.is_file() and is_dicom_file(path):
         return path.parent.name or "volume"
-    for suffix in sorted((*IMAGE_SUFFIXES, ".hdr", ".img", ".img.gz"), key=len, reverse=True):
+    for suffix in sorted((*IMAGE_SUFFIXES, ".img", ".img.gz"), key=len, reverse=True):
         if path.name.lower().endswith(suffix) and len(path.name) > len(suffix):
             return path.name[: -len(suffix)]
     return path.stem

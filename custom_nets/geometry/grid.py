@@ -27,6 +27,8 @@ def as_triple(value: float | Sequence[float], name: str) -> NDArray[np.float64]:
         ValueError: not one or three finite numbers above zero.
     """
     try:
+        if isinstance(value, bool):  # an option without its value
+            raise TypeError
         array = np.atleast_1d(np.asarray(value, dtype=np.float64))
     except (TypeError, ValueError):
         raise ValueError(f"{name} must be one number or three (x, y, z), got {value!r}.") from None

@@ -23,7 +23,16 @@ _INTERPOLATED = 1.08  # measured over stored voxel from which on the scanner is 
 _CAUTION = 1.5  # standard deviations by which a blur is taken sharper than its spectra say: the lesser harm
 _SHARP = PointSpread("kspace")  # taken where nothing can be seen, and for what measures less than 0.7 of a voxel
 UNSEEN = 0.5  # "standard deviation" of a transfer of which nothing is seen
+_THICKEST_MM = 1000
 _UNSURE = 0.2  # standard deviation of the transfer at Nyquist beyond which an estimate is not told to the network
+
+
+def _is_thickness(value: Any) -> bool:
+    try:
+        numbers = np.asarray(value, dtype=float)
+    except (TypeError, ValueError):
+        return False
+    return value is not True and numbers.shape in ((), (3,)) and bool(((numbers > 0) & (numbers < _THICKEST_MM)).all())
 
 
 @dataclass(frozen=True)
@@ -45,12 +54,15 @@ class BlurOptions:
     mtf: Sequence[Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.profile != "auto" and self.profile.split(":")[0] not in PROFILES:
+        if self.profile != "auto" and str(self.profile).split(":")[0] not in PROFILES:
             raise ValueError(f"profile must be auto or one of {', '.join(PROFILES)}, got {self.profile!r}.")
         if self.profile != "auto":
             PointSpread.of(self.profile)
-        if self.thickness_mm is not None and not (np.asarray(self.thickness_mm, dtype=float) > 0).all():
-            raise ValueError(f"thickness_mm must be above zero, got {self.thickness_mm}.")
+        if self.thickness_mm is not None and not _is_thickness(self.thickness_mm):
+            raise ValueError(
+                f"thickness_mm must be one number or three (x, y, z), above zero and below {_THICKEST_MM}, got "
+                f"{self.thickness_mm!r}."
+            )
         if self.mtf is not None:
             if self.profile != "auto":
                 raise ValueError("give profile or mtf, not both: each says how the scan is blurred.")

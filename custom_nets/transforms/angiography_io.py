@@ -65,7 +65,7 @@ class SaveAngiographyd(MapTransform):
         made_by: str = "custom_nets",
     ) -> None:
         super().__init__(keys)
-        if output_format is not None and output_format not in RUN_FORMATS:
+        if output_format is not None and output_format not in tuple(RUN_FORMATS):
             raise ValueError(f"output_format must be one of {', '.join(RUN_FORMATS)}, got {output_format!r}.")
         if not check_name(output_postfix, "output_postfix"):
             raise ValueError("output_postfix must be a word: it keeps results apart from the runs they were made of.")

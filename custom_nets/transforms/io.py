@@ -19,7 +19,7 @@ from custom_nets.data.cases import case_name
 from custom_nets.data.dicom.files import holds_dicom, is_dicom_file
 from custom_nets.data.volumes.dicom_series import load_series
 from custom_nets.data.volumes.dicom_writer import check_mr_series, is_mr_result, write_mr_series
-from custom_nets.data.volumes.nifti import is_our_nifti, read_nifti, write_nifti
+from custom_nets.data.volumes.nifti import check_no_labels, is_our_nifti, read_nifti, write_nifti
 from custom_nets.data.volumes.padding import find_padding, padding_on
 from custom_nets.geometry import Grid
 from custom_nets.utils.files import check_name, check_writable
@@ -71,6 +71,8 @@ def load_volume(
         array, affine, meta, named = volume.array, volume.affine, volume.meta, volume.padding
     else:
         array, affine, meta = read_nifti(path, memory_gb)
+        if check_values:
+            check_no_labels(path, meta)
     _check_shape(array.shape, path)
     _check_affine(affine, path)
     channels = array[None] if array.ndim == 3 else np.moveaxis(array, 3, 0)
@@ -220,7 +222,7 @@ class SaveVolumed(MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        if output_format is not None and output_format not in self.suffixes:
+        if output_format is not None and output_format not in tuple(self.suffixes):
             raise ValueError(f"output_format must be {' or '.join(self.suffixes)}, got {output_format!r}.")
         self.output_dir = Path(output_dir)
         self.output_postfix = check_name(output_postfix, "output_postfix")

@@ -342,6 +342,13 @@ BAD_OPTIONS = {
     "mistyped": ({"scale": 2, "memory": 3}, "'memory' is not an id of this config; did you mean 'memory_gb'"),
     "string boolean": ({"scale": 2, "overwrite": "false"}, "overwrite is the text 'false', which counts as true"),
     "format": ({"scale": 2, "output_format": "dcm"}, "output_format must be nifti or dicom, got 'dcm'"),
+    "no word": ({"scale": 2, "profile": None}, "profile must be auto or one of"),
+    "no value": ({"scale": True}, "scale must be one number or three .* got True"),
+    "two thicknesses": ({"scale": 2, "thickness_mm": [1, 2]}, "thickness_mm must be one number or three"),
+    "list of formats": (
+        {"scale": 2, "output_format": ["dicom"]},
+        r"output_format must be nifti or dicom, got \['dicom",
+    ),
     "no checkpoint": ({"scale": 2, "checkpoint": "/nowhere/m.pt"}, "no checkpoint at /nowhere/m.pt"),
 }
 

@@ -60,6 +60,9 @@ def positioner_angles(
                     notes.append(f"Positioner{name}AngleIncrement is read as {style} angles: they grow steadily")
             elif start is not None:
                 angles = np.full(count, start)
+            told = numbers(first, f"Positioner{name}AngleIncrement")
+            if told is not None and len(told) not in (1, count):
+                notes.append(f"Positioner{name}AngleIncrement has {len(told)} entries for {count} frames: left out")
         found.append(angles)
     return found[0], found[1], kinds, notes
 

@@ -39,6 +39,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+_SHORTEST_S = 0.005  # from frame to frame
+
 XA_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.12.1": "X-Ray Angiographic",
     "1.2.840.10008.5.1.4.1.1.12.2": "X-Ray Radiofluoroscopic",
@@ -135,10 +137,13 @@ def _times(
     else:
         times_s, source = single_file_times(datasets, path)
     own = ("FrameTime", "FrameTimeVector", "FrameReferenceDateTime", "FrameAcquisitionDateTime")
-    notes = [] if source in own else [f"frame times are from {source}, as the file has no FrameTime"]
-    if len(datasets) == 1 and count > 1:
-        notes += other_rates(datasets[0], float(np.median(np.diff(times_s))), source)
-    return times_s, source, notes
+    notes, step = list[str](), float(np.median(np.diff(times_s)))
+    if source not in own:
+        why = "" if valid_number(datasets[0], "FrameTime") else ", as the file has no FrameTime"
+        notes.append(f"frame times are from {source}{why}")
+    if 0 < step < _SHORTEST_S:
+        notes.append(f"{source} makes {1 / step:.4g} frames a second, faster than any X-ray system: is its unit right?")
+    return times_s, source, notes + other_rates(datasets[0], step, source)
 
 
 def _mask_subtraction(
@@ -303,9 +308,16 @@ def _one_projection(datasets: list[Any], path: Path) -> None:
     acquisitions = [text for dataset in datasets if (text := text_of(dataset, "AcquisitionNumber"))]
     if len(set(acquisitions)) == len(datasets) > 2:  # a number for each file: it counts frames
         acquisitions = []
-    for name, values in (("ImageType value 3", planes), ("AcquisitionNumber", acquisitions)):
+    # what is said once for a run is taken from its first file
+    once: dict[str, list[str]] = {}
+    for name in ("PatientID", "PhotometricInterpretation"):
+        once[name] = [text for dataset in datasets if (text := text_of(dataset, name))]
+    for name, default in (("ImagerPixelSpacing", []), ("RescaleSlope", [1.0]), ("RescaleIntercept", [0.0])):
+        stated = [_numbers(dataset, name, default).tolist() for dataset in datasets]
+        once[name] = [str(value) for value in stated if value]
+    for name, values in (("ImageType value 3", planes), ("AcquisitionNumber", acquisitions), *once.items()):
         if len(set(values)) > 1:
-            found = ", ".join(f"{value!r} ({values.count(value)} files)" for value in sorted(set(values)))
+            found = ", ".join(f"{value!r} ({values.count(value)} files)" for value in sorted(set(values))[:3])
             raise ValueError(
                 f"{path}: the files of this series are no single run, they differ in {name}: {found}. Put the files of "
                 "each run into a folder of their own."
@@ -377,6 +389,11 @@ def mask_items(
                 f"{path}: MaskFrameNumbers {[index + 1 for index in masks]} must name some of the frames 1..{count}."
             )
         ranges = [int(n) for n in _numbers(item, "ApplicableFrameRange", [1, 1 << 30])]
+        if strict and (len(ranges) % 2 or any(a > b for a, b in zip(ranges[::2], ranges[1::2], strict=True))):
+            raise ValueError(
+                f"{path}: ApplicableFrameRange {ranges} is no list of first and last frames. Give --subtract False to "
+                "work on the raw frames."
+            )
         shift = [float(v) for v in _numbers(item, "MaskSubPixelShift", [0.0, 0.0])][:2]
         for first, last in zip(ranges[::2], ranges[1::2], strict=False):
             found.append(

@@ -49,6 +49,12 @@ def multiframe_times(dataset: Any, count: int, path: Path) -> tuple[NDArray[np.f
     if steps is not None and (0x00181065 in pointers or not valid_number(dataset, "FrameTime")):
         if len(steps) != count:
             raise ValueError(f"{path}: FrameTimeVector has {len(steps)} entries for {count} frames: {_SAY}.")
+        growth = np.diff(steps)
+        if count > 3 and growth[0] > 0 and np.abs(growth - growth[0]).max() < _SAME_RATE * growth[0]:
+            raise ValueError(
+                f"{path}: FrameTimeVector grows by {growth[0]:g} ms from frame to frame: steps do not, so that these "
+                f"seem to be times from the start. {_SAY[0].upper()}{_SAY[1:]}."
+            )
         total: NDArray[np.float64] = np.cumsum(steps)
         return (total - total[0]) / 1000, "FrameTimeVector"
     fixed = [("FrameTime", 1e-3, 1), ("CineRate", 1.0, -1), ("RecommendedDisplayFrameRate", 1.0, -1)]

@@ -20,6 +20,7 @@ __all__ = ["apply_table", "check_grey", "decode_pixels", "padding_of"]
 
 _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
 _GREY = ("MONOCHROME1", "MONOCHROME2")
+_FEW = 0.001  # share of the pixels that may be marks or faults
 _AGAIN = "Export the series again."
 
 
@@ -27,8 +28,12 @@ def check_grey(header: Any, path: Path) -> None:
     """Refuse pixels that are no intensities.
 
     Raises:
-        ValueError: colour, or numbers of colours in a palette.
+        ValueError: colour, numbers of colours in a palette, or a segmentation.
     """
+    if text_of(header, "Modality") == "SEG" or valid_number(header, "BitsAllocated") == 1:
+        raise ValueError(
+            f"{path} is a segmentation: its values are labels, no intensities. Give the images themselves."
+        )
     samples, kind = valid_number(header, "SamplesPerPixel"), text_of(header, "PhotometricInterpretation")
     if samples not in (None, 1.0) or kind not in ("", *_GREY):
         what = {"PALETTE COLOR": "its values are the numbers of colours, no intensities"}.get(kind, "it is in colour")
@@ -62,6 +67,11 @@ def decode_pixels(path: Path, dataset: Any = None, notes: set[str] | None = None
 
         dataset, _ = read_header(path, pixels=True)
     notes = set() if notes is None else notes
+    if dataset.get("FloatPixelData") or dataset.get("DoubleFloatPixelData"):
+        raise ValueError(
+            f"{path} has floating-point pixels (FloatPixelData), and whole numbers (PixelData) are read: convert it to "
+            "NIfTI first, or export the original images."
+        )
     if not dataset.get("PixelData"):
         raise ValueError(f"{path} has no pixel data. {_AGAIN}")
     if not text_of(dataset, "PhotometricInterpretation"):
@@ -93,7 +103,9 @@ def decode_pixels(path: Path, dataset: Any = None, notes: set[str] | None = None
     if any("Bits Stored" in str(warning.message) for warning in said):
         found = next(str(w.message).split(".")[0] for w in said if "Bits Stored" in str(w.message))
         raise ValueError(f"{path}: the header contradicts the pixels ({found}). {_AGAIN}")
-    return _within_bits(pixels, stored, dataset, path)
+    pixels = _within_bits(pixels, stored, dataset, path)
+    _check_sign(pixels, stored, path)
+    return pixels
 
 
 def _read_syntax(dataset: Any) -> Any:
@@ -174,6 +186,22 @@ def _within_bits(pixels: NDArray[Any], stored: int, dataset: Any, path: Path) ->
         if signed
         else moved >> shift
     )
+
+
+def _check_sign(pixels: NDArray[Any], stored: int, path: Path) -> None:
+    """Refuse numbers below zero that the header calls unsigned: they lie at the upper end, and nothing between."""
+    if pixels.dtype.kind != "u" or stored < 10:
+        return
+    quarter = 1 << (stored - 2)
+    high = pixels >= 3 * quarter
+    low = pixels < quarter
+    # a single value up there may be padding or a burnt-in mark
+    if high.any() and low.any() and (high | low).all() and np.ptp(pixels[high]) > 1 and high.mean() > _FEW:
+        raise ValueError(
+            f"{path}: PixelRepresentation says that no value is below zero, but {100 * high.mean():.2g} % of the "
+            f"pixels are from {int(pixels[high].min())} on and all others below {quarter}: these are numbers below "
+            f"zero, and the header contradicts the pixels. {_AGAIN}"
+        )
 
 
 def _why_not(path: Path, error: Exception, syntax: Any) -> str:

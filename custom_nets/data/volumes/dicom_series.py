@@ -7,7 +7,7 @@ gantry then end as a wrong geometry that nobody sees. Here the positions are che
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ _HEADER_TAGS = [
     "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient",
     "PixelSpacing", "SliceThickness", "RescaleSlope", "RescaleIntercept", "BitsStored", "PixelRepresentation",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "PhotometricInterpretation",
-    "PixelPresentation", "SpacingBetweenSlices", "AcquisitionMatrix", "MRAcquisitionType",
+    "PixelPresentation", "SpacingBetweenSlices", "AcquisitionMatrix", "MRAcquisitionType", "BitsAllocated",
+    "PatientID", "FrameOfReferenceUID", "EchoTime",
 ]  # fmt: skip
 
 
@@ -167,6 +168,7 @@ def _find_slices(path: Path, series_uid: str | None) -> tuple[list[_Slice], list
     unread_keywords = {keyword: text for _, _, unread in datasets for keyword, text in unread.items()}
     notes.update(f"{keyword} is {text!r} and left out" for keyword, text in unread_keywords.items())
     _check_alike(slices, name)
+    _check_one_measurement(datasets, name, notes)
     normal = np.cross(*slices[0].axes)
     slices.sort(key=lambda piece: float(piece.position @ normal))
     slices = _without_copies(slices, normal, notes)
@@ -378,6 +380,38 @@ def _check_alike(slices: list[_Slice], name: str) -> None:
                     f"{name}: slices have different {what} ({first.path.name}: {np.asarray(mine).tolist()}, "
                     f"{other.path.name}: {np.asarray(theirs).tolist()}), so they are no single volume (a localiser?)."
                 )
+
+
+def _image_type(header: Any) -> list[str]:
+    value = header.get("ImageType") or []
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _check_one_measurement(datasets: list[_Header], name: str, notes: set[str]) -> None:
+    """Slices that fit beside each other may still be of two patients, kinds of image or echoes under one series UID."""
+
+    def found(text: Callable[[Any], str]) -> dict[str, Path]:
+        """Each value with the first file that has it; files without one say nothing."""
+        return {value: file for file, header, _ in reversed(datasets) if (value := text(header))}
+
+    for what, text in (
+        ("PatientID", lambda header: text_of(header, "PatientID")),
+        ("ImageType value 3", lambda header: str(kind[2]) if len(kind := _image_type(header)) > 2 else ""),
+    ):
+        values = found(text)
+        # one for each file: an anonymiser that counts
+        if 1 < len(values) < len(datasets):
+            told = ", ".join(f"{value!r} ({file.name})" for value, file in sorted(values.items())[:3])
+            raise ValueError(
+                f"{name}: slices differ in {what}: {told}, so they are no single volume. Put the files of each image "
+                "into a folder of their own."
+            )
+    for keyword, meaning in (
+        ("EchoTime", "their contrast differs"),
+        ("FrameOfReferenceUID", "their positions may not belong together"),
+    ):
+        if len(values := found(lambda header, keyword=keyword: text_of(header, keyword))) > 1:
+            notes.add(f"slices have {len(values)} values of {keyword}: {meaning}")
 
 
 def _slice_step(

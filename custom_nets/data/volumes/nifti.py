@@ -13,13 +13,16 @@ from custom_nets.data.nifti_header import units_of
 from custom_nets.data.whole_files import DAMAGED, image_array, open_image
 from custom_nets.utils.files import check_writable, new_file
 
-__all__ = ["is_our_nifti", "largest_distance", "read_nifti", "write_nifti"]
+__all__ = ["check_no_labels", "is_our_nifti", "largest_distance", "read_nifti", "write_nifti"]
 
 logger = logging.getLogger(__name__)
 
 _MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}
 _WRITER = b"custom_nets"
 _SECONDS_PER_UNIT = {"msec": 1e-3, "usec": 1e-6}
+_LABELS = (1002, 1003, 2002)  # NIFTI_INTENT_LABEL, NEURONAME, NODE_INDEX
+_COMPONENTS = (*range(1004, 1011), 2003, 2004)  # matrices, vectors, quaternions, colours
+_SAME_SPACING = 0.01  # share by which voxel size and affine may differ
 _SAME_PLACE_MM = 1e-3  # a qform and a sform that differ by more somewhere in the volume are two geometries
 _ROUNDING_MM = 0.1  # a shear of no more over the whole volume is rounding, not a geometry
 
@@ -56,11 +59,15 @@ def read_nifti(
         if image.affine is None:
             raise ValueError("it has no affine")
     except DAMAGED as error:
-        raise ValueError(f"{path} cannot be read as an image volume: {_one_line(error)}.") from error
+        raise ValueError(
+            f"{path} cannot be read as an image volume: {_one_line(error)}. A whole NIfTI or MGH file is needed, or a "
+            "DICOM series."
+        ) from error
 
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
-    if array.ndim > 4:
+    intent = _intent(image)
+    if array.ndim > 4 or (array.ndim == 4 and intent in _COMPONENTS):
         raise ValueError(
             f"{path} has several components per voxel (shape {array.shape}); one grey value per voxel, or 4D with time "
             "as the fourth axis, is needed."
@@ -69,8 +76,33 @@ def read_nifti(
     if note := "; ".join(filter(None, [image.extra.get("note"), _scaling_note(image)])):
         logger.warning("%s: %s", path, note)
         meta["notes"] = note
+    if intent in _LABELS:
+        meta["labels"] = True
     meta["original_dtype"] = str(np.dtype(dtype).newbyteorder("="))
     return array, affine, meta
+
+
+def check_no_labels(path: str | Path, meta: dict[str, Any]) -> None:
+    """Refuse what a header calls labels: there is nothing between two numbers of tissues.
+
+    Args:
+        meta: of :func:`read_nifti`.
+
+    Raises:
+        ValueError: names the file.
+    """
+    if meta.get("labels"):
+        raise ValueError(
+            f"{path} is a map of labels by its header (intent code), no intensities: give the scan itself, or set its "
+            "intent code to 0 if it is one."
+        )
+
+
+def _intent(image: Any) -> int:
+    """NIfTI's intent code; 0 (none) where there is none."""
+    from nibabel.nifti1 import Nifti1Header
+
+    return int(image.header["intent_code"]) if isinstance(image.header, Nifti1Header) else 0
 
 
 def _scaling_note(image: Any) -> str:
@@ -118,10 +150,25 @@ def _geometry(path: str | Path, image: Any, shape: tuple[int, ...]) -> tuple[NDA
             meta["time_step_s"] = float(header["pixdim"][4]) * _SECONDS_PER_UNIT.get(time, 1.0)
     elif not hasattr(header, "get_vox2ras"):
         note = f"{type(image).__name__} may hold no orientation"
+    if hasattr(header, "get_xyzt_units"):
+        note = "; ".join(filter(None, [note, _spacing_note(image)]))
     if note:
         logger.warning("%s: %s", path, note)
         meta["geometry_note"] = note
     return affine, meta
+
+
+def _spacing_note(image: Any) -> str:
+    """What to say of stored voxel sizes that the affine does not have."""
+    stored = np.asarray(_stored_header(image)["pixdim"][1:4], dtype=np.float64)
+    counts = np.linalg.norm(np.asarray(image.affine)[:3, :3], axis=0)
+    told, taken = (" x ".join(f"{v:.4g}" for v in sizes) for sizes in (stored, counts))
+    if not image.header["sform_code"]:
+        return f"voxel sizes are stored as {told}: their signs mean nothing" if (stored < 0).any() else ""
+    # zeros, as some tools leave there, say nothing
+    if stored.all() and (np.abs(np.abs(stored) - counts) > _SAME_SPACING * counts).any():
+        return f"pixdim says voxels of {told}, and the sform {taken}: the sform counts"
+    return ""
 
 
 def _check_stored_spacing(path: str | Path, image: Any) -> None:

@@ -230,3 +230,66 @@ def test_a_bigtiff_with_its_most_significant_byte_first_is_named(tmp_path: Path)
         tifffile.imwrite(tmp_path / f"{k}.tif", frame, bigtiff=True, byteorder=">")
     with pytest.raises(ValueError, match=r"0\.tif is a BigTIFF file with its most significant byte first"):
         read_angiography(tmp_path)
+
+
+def without_frame_time(path: Path, steps_ms: list[int]) -> Path:
+    tags = {"FrameTimeVector": [str(ms) for ms in steps_ms], "FrameIncrementPointer": 0x00181065}
+    return xa_file(path, FRAMES, lambda dataset: dataset.pop("FrameTime"), **tags)
+
+
+def test_times_from_the_start_are_no_steps(tmp_path: Path) -> None:
+    path = without_frame_time(tmp_path / "a.dcm", [0, 250, 500, 750, 1000, 1250])
+    with pytest.raises(ValueError, match=r"grows by 250 ms .* times from the start\. Say the rate by --input_fps"):
+        read_angiography(path)
+    np.testing.assert_allclose(read_angiography(path, fps=4).times_s, np.arange(6) / 4)
+    slower = without_frame_time(tmp_path / "b.dcm", [0, 250, 250, 500, 500, 1000])
+    np.testing.assert_allclose(read_angiography(slower).times_s, [0, 0.25, 0.5, 1, 1.5, 2.5])
+
+
+def test_a_rate_that_no_system_has_is_said(tmp_path: Path) -> None:
+    run = read_angiography(xa_file(tmp_path / "a.dcm", FRAMES, FrameTime="0.25"))
+    assert any("4000 frames a second" in note for note in run.origin.notes)
+
+
+def test_rates_of_single_files_that_contradict_each_other_are_said(tmp_path: Path) -> None:
+    single_files(tmp_path, FrameTime="1000")
+    run = read_angiography(tmp_path)
+    np.testing.assert_allclose(np.diff(run.times_s), 0.25)
+    assert "FrameTime says 1 s between frames, ContentTime 0.25 s: ContentTime counts" in run.origin.notes
+    assert "frame times are from ContentTime" in run.origin.notes
+
+
+@pytest.mark.parametrize("keyword", ["PatientID", "PhotometricInterpretation", "RescaleSlope", "ImagerPixelSpacing"])
+def test_single_files_of_which_each_says_something_else_are_no_run(tmp_path: Path, keyword: str) -> None:
+    single_files(tmp_path)
+    dataset = pydicom.dcmread(tmp_path / "f3.dcm")
+    values = {"PhotometricInterpretation": "MONOCHROME1", "ImagerPixelSpacing": ["0.2", "0.2"]}
+    setattr(dataset, keyword, values.get(keyword, "2"))
+    dataset.save_as(tmp_path / "f3.dcm")
+    if keyword == "RescaleSlope":  # who says nothing means 1
+        with pytest.raises(ValueError, match="differ in RescaleSlope"):
+            read_angiography(tmp_path)
+        return
+    with pytest.raises(ValueError, match=f"no single run, they differ in {keyword}"):
+        read_angiography(tmp_path)
+
+
+@pytest.mark.parametrize("frame_range", [[2], [6, 2]])
+def test_a_range_of_frames_that_is_none_is_refused(tmp_path: Path, frame_range: list[int]) -> None:
+    item = pydicom.Dataset()
+    item.MaskOperation, item.MaskFrameNumbers, item.ApplicableFrameRange = "AVG_SUB", 1, frame_range
+    path = xa_file(tmp_path / "a.dcm", FRAMES, MaskSubtractionSequence=[item])
+    with pytest.raises(ValueError, match="is no list of first and last frames. Give --subtract False"):
+        read_angiography(path)
+    np.testing.assert_array_equal(read_angiography(path, subtract=False).frames, FRAMES)
+
+
+def test_angles_for_another_number_of_frames_are_said(tmp_path: Path) -> None:
+    run = read_angiography(xa_file(tmp_path / "a.dcm", FRAMES, PositionerPrimaryAngleIncrement=["0", "1", "2"]))
+    assert "PositionerPrimaryAngleIncrement has 3 entries for 6 frames: left out" in run.origin.notes
+
+
+def test_numbers_below_zero_that_are_called_unsigned_are_refused(tmp_path: Path) -> None:
+    path = xa_file(tmp_path / "a.dcm", (FRAMES.astype(np.int32) - 2000).astype("<i2"), bits=16)
+    with pytest.raises(ValueError, match="PixelRepresentation says that no value is below zero"):
+        read_angiography(path)

@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from scipy.ndimage import gaussian_filter
 
+from custom_nets.apps.check import check, find_studies
 from custom_nets.bundle import bundle_root, shipped_weights
 from custom_nets.checkpoints import load_network
 from custom_nets.data.cases import find_cases
@@ -453,3 +454,83 @@ def test_a_grid_beside_the_scan_is_refused_and_a_small_overlap_is_said() -> None
     for affine in (far, turn + np.eye(4)[:, [3]] * 0 + np.array([[0, 0, 0, 500.0]] + [[0] * 4] * 3)):
         with pytest.raises(ValueError, match="no voxel in common"):
             scan.check_overlap(Grid((10, 10, 10), affine))
+
+
+def pair(path: Path) -> Path:
+    nib.save(nib.Nifti1Pair(VOLUME, np.diag([1.0, 1, 3, 1])), path)
+    return path.with_suffix(".hdr")
+
+
+def test_a_pair_is_taken_from_a_folder_by_its_header(tmp_path: Path) -> None:
+    header = pair(tmp_path / "s.img")
+    assert [case["image"] for case in find_cases(tmp_path)] == [str(header)]
+    for path in (tmp_path, header, header.with_suffix(".img")):  # as the report says it
+        (study,) = find_studies(path)
+        assert check(study)["bundles"]["arssr"] == ""
+        np.testing.assert_array_equal(values(study.path), VOLUME)
+
+
+@pytest.mark.parametrize(
+    ("intent", "last", "says"),
+    [("label", (), "map of labels"), ("vector", (3,), "several components"), ("time series", (3,), "")],
+)
+def test_an_intent_that_is_no_intensity_is_refused(tmp_path: Path, intent: str, last: tuple, says: str) -> None:
+    image = nib.Nifti1Image(np.broadcast_to(VOLUME.reshape(*VOLUME.shape, *[1] * len(last)), VOLUME.shape + last), None)
+    image.header.set_intent(intent)
+    nib.save(image, tmp_path / "s.nii")
+    (study,) = find_studies(tmp_path)
+    assert (says in check(study).get("error", "")) and bool(says) == ("error" in check(study))
+    if says:
+        with pytest.raises(ValueError, match=f"s.nii .*{says}"):
+            load_volume(tmp_path / "s.nii")
+    if intent == "label":  # who asks for labels gets them
+        np.testing.assert_array_equal(load_volume(tmp_path / "s.nii", check_values=False)[0].numpy(), VOLUME)
+
+
+@pytest.mark.parametrize("form", ["sform", "qform"])
+def test_voxel_sizes_that_the_affine_does_not_have_are_said(tmp_path: Path, form: str) -> None:
+    image = nib.Nifti1Image(VOLUME, np.diag([1.0, 1, 3, 1]))
+    image.set_qform(image.affine, int(form == "qform"))
+    image.set_sform(np.eye(4) if form == "sform" else None, int(form == "sform"))
+    image.header["pixdim"][1:4] = (1, 1, 3)
+    nib.save(image, tmp_path / "s.nii")
+    raw = bytearray((tmp_path / "s.nii").read_bytes())
+    raw[88:92] = np.float32(3 if form == "sform" else -3).tobytes()
+    (tmp_path / "s.nii").write_bytes(raw)
+    scan = load_volume(tmp_path / "s.nii")
+    says = "pixdim says voxels of 1 x 1 x 3, and the sform 1 x 1 x 1" if form == "sform" else "signs mean nothing"
+    assert says in scan.meta["geometry_note"]
+    assert np.allclose(np.linalg.norm(scan.affine[:3, 2]), 1 if form == "sform" else 3)
+
+
+MIXED = {
+    "patients": (
+        lambda d, k: setattr(d, "PatientID", "AB"[k // 3]),
+        "differ in PatientID: 'A' .im000.dcm., 'B' .im003",
+    ),
+    "kinds": (
+        lambda d, k: setattr(d, "ImageType", ["ORIGINAL", "PRIMARY", "MP"[k // 3]]),
+        "differ in ImageType value 3",
+    ),
+    "segmentation": (lambda d, k: setattr(d, "Modality", "SEG"), "im000.dcm is a segmentation"),
+    "float": (lambda d, k: d.update({"FloatPixelData": bytes(4 * 168)}), "im000.dcm has floating-point pixels"),
+    "sign": (lambda d, k: setattr(d, "PixelRepresentation", 0), "PixelRepresentation says that no value is below zero"),
+}
+
+
+@pytest.mark.parametrize("kind", MIXED)
+def test_what_is_no_single_measurement_or_no_intensity_is_refused(tmp_path: Path, kind: str) -> None:
+    edit, says = MIXED[kind]
+    mr_series(tmp_path, VOLUME - 500, edit)
+    with pytest.raises(ValueError, match=says):
+        load_volume(tmp_path)
+
+
+def test_slices_of_several_echoes_or_frames_of_reference_are_said(tmp_path: Path) -> None:
+    def edit(dataset, k: int) -> None:
+        dataset.EchoTime, dataset.FrameOfReferenceUID = str(10 + k % 2), generate_uid()
+
+    mr_series(tmp_path, VOLUME, edit)
+    scan = load_volume(tmp_path)
+    np.testing.assert_array_equal(scan[0].numpy(), VOLUME)
+    assert "2 values of EchoTime" in scan.meta["notes"] and "6 values of FrameOfReferenceUID" in scan.meta["notes"]
