@@ -258,9 +258,8 @@ class FrameInterpolationInferer(Inferer):
             other.flow = flow
             made = other.predict(kept, [asked[k][1] for k in chosen], network, device)
             units = np.concatenate([frames for frames, _ in made])
-            errors.append(((units - truth) ** 2 * run.active).mean(axis=(1, 2)) + 1e-12)
-        gains_db = 10 * np.log10(errors[1] / errors[0])
-        return bool(np.median(gains_db) > _WORTH_DB)
+            errors.append(float(((units - truth) ** 2 * run.active).mean()) + 1e-12)
+        return bool(10 * np.log10(errors[1] / errors[0]) > _WORTH_DB)
 
     def __call__(  # type: ignore[override]  # a run is no tensor, and comes back longer
         self, inputs: AngiographyRun, network: Any, device: str | torch.device = "cpu"
