@@ -203,8 +203,6 @@ def _check_values(given: Any, known: Any, prefix: str) -> None:
                 _stop(f"{name} must be a number such as {expected}, got '{value}'.")
         if isinstance(expected, bool) and not isinstance(value, (bool, str)) and value not in (0, 1, None):
             _stop(f"{name} must be True or False, got {value!r}.")
-        if value is None and not prefix and isinstance(expected, (int, float)) and not isinstance(expected, bool):
-            _stop(f"{name} must be a number such as {expected}, got None.")
         if isinstance(value, bool) and isinstance(expected, (int, float)) and not isinstance(expected, bool):
             _stop(f"{name} must be a number such as {expected}, got {value} (is the value missing?).")
         _check_values(value, expected, f"{name}::")

@@ -175,7 +175,7 @@ class ImplicitVolumeInferer(Inferer):
             raise ValueError(f"precision must be 'float32' or 'bfloat16', got {precision!r}.")
         if geometry not in ("centre", "align_corners"):
             raise ValueError(f"geometry must be 'centre' or 'align_corners', got {geometry!r}.")
-        if not memory_gb > 0:
+        if memory_gb is None or not memory_gb > 0:
             raise ValueError(f"memory_gb must be above zero, got {memory_gb}.")
         for name, value in (("rows", rows), ("slab", slab), ("tile", tile)):
             if value is not None and value < 1:
@@ -183,7 +183,7 @@ class ImplicitVolumeInferer(Inferer):
         for name, triple in (("spacing", spacing), ("scale", scale)):
             if triple is not None:
                 as_triple(triple, name)
-        if not 0 <= strength <= 1:
+        if strength is None or not 0 <= strength <= 1:
             raise ValueError(f"strength must lie between 0 (interpolation) and 1 (all of the network), got {strength}.")
         self.blur = BlurOptions(profile, thickness_mm, mtf)
         self.data_consistency, self.strength = bool(data_consistency), float(strength)

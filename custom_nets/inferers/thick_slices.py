@@ -206,9 +206,9 @@ class ThickSliceInferer(Inferer):
             raise ValueError(f"thickness (slice thickness / slice spacing) must be above zero, got {thickness}.")
         if thickness is not None and thickness_mm is not None:
             raise ValueError("give thickness (a share of the slice spacing) or thickness_mm, not both.")
-        if not 0 <= strength <= 1:
+        if strength is None or not 0 <= strength <= 1:
             raise ValueError(f"strength must lie between 0 (interpolation) and 1 (all of the network), got {strength}.")
-        if not memory_gb > 0:
+        if memory_gb is None or not memory_gb > 0:
             raise ValueError(f"memory_gb must be above zero, got {memory_gb}.")
         if batch is not None and batch < 1:
             raise ValueError(f"batch must be at least 1, got {batch}.")

@@ -84,7 +84,6 @@ def test_an_id_that_something_refers_to_is_known(configs):
         ({"net#bias": "true"}, ["net::bias", "write True"]),
         ({"epochs": "many"}, ["epochs", "number", "'many'"]),
         ({"epochs": True}, ["epochs", "number", "missing"]),
-        ({"epochs": None}, ["epochs", "number", "None"]),
         ({"amp": -1}, ["amp must be True or False, got -1"]),
         ({"amp": [1, 2]}, ["amp must be True or False"]),
         ({"kind": "none"}, ["kind must be a word such as 'best', got 'none'"]),

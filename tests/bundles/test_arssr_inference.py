@@ -343,6 +343,8 @@ BAD_OPTIONS = {
     "string boolean": ({"scale": 2, "overwrite": "false"}, "overwrite is the text 'false', which counts as true"),
     "format": ({"scale": 2, "output_format": "dcm"}, "output_format must be nifti or dicom, got 'dcm'"),
     "no word": ({"scale": 2, "profile": None}, "profile must be auto or one of"),
+    "no memory": ({"scale": 2, "memory_gb": None}, "memory_gb must be above zero, got None"),
+    "no strength": ({"scale": 2, "strength": None}, "strength must lie between 0"),
     "no value": ({"scale": True}, "scale must be one number or three .* got True"),
     "two thicknesses": ({"scale": 2, "thickness_mm": [1, 2]}, "thickness_mm must be one number or three"),
     "list of formats": (

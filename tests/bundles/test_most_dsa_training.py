@@ -41,6 +41,7 @@ TINY = {
     "learning_rate": 0.003,
     "device": "cpu",
 }
+KINDS = {"flow": True, "motions": 3, "angles": True, "cubic": True}  # what the recipe switches on
 
 
 @pytest.fixture(scope="module")
@@ -80,22 +81,24 @@ def test_training_leaves_what_it_promises(trained):
     assert (output / "validation.png").stat().st_size > 5000
     model = torch.load(output / "model.pt", weights_only=True)
     sizes = {"widths": [4, 4, 4, 4], "pair_width": 4, "time_width": 4}
-    assert model["arch"] == {"name": "SymmetricMoStDSA", **sizes, "flow": True, "motions": 3, "angles": False}
+    assert model["arch"] == {"name": "SymmetricMoStDSA", **sizes, **KINDS}
     network = load_network(output / "model.pt")
     assert network(torch.rand(1, 1, 33, 40), torch.rand(1, 1, 33, 40), [0.2, 0.7]).shape == (1, 2, 1, 33, 40)
     assert float(network.output.weight.detach().abs().sum()) > 0
     assert not list(output.glob("*.partial"))
 
 
-def test_the_angles_are_learned_where_they_are_asked_for(data, trained, tmp_path):
+def test_the_angles_are_learned_where_they_are_asked_for(data, tmp_path):
     """From weights that do not know them: the new layers leave zero."""
     kinds = {"train": "rotational_00002", "validation": "fixed_00001"}
     runs = [{"image": str(data / name), "subject": name, "split": split} for split, name in kinds.items()]
     (tmp_path / "runs.json").write_text(json.dumps(runs))
-    given = {"finetune": str(trained[0] / "model.pt"), "max_epochs": 1, "val_interval": 1, "iterations_per_epoch": 3}
-    given["datalist"] = str(tmp_path / "runs.json")
-    assert np.isfinite(losses_of(workflow(data, tmp_path, angle_prob=0.9, **given))).all()
-    network = load_network(tmp_path / "model.pt")
+    given = {"max_epochs": 1, "val_interval": 1, "iterations_per_epoch": 3, "datalist": str(tmp_path / "runs.json")}
+    losses_of(workflow(data, tmp_path / "before", angle_prob=None, **given))
+    start_from = tmp_path / "before" / "model.pt"
+    assert not load_network(start_from).takes_angles
+    assert np.isfinite(losses_of(workflow(data, tmp_path / "out", finetune=str(start_from), **given))).all()
+    network = load_network(tmp_path / "out" / "model.pt")
     assert network.takes_angles
     assert all(network.get_submodule(f"turn_{part}").weight.any() for part in ("bottom", "level", "depth"))
 
