@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -410,7 +411,7 @@ def _check_one_measurement(datasets: list[_Header], name: str, notes: set[str]) 
         ("EchoTime", "their contrast differs"),
         ("FrameOfReferenceUID", "their positions may not belong together"),
     ):
-        if len(values := found(lambda header, keyword=keyword: text_of(header, keyword))) > 1:
+        if len(values := found(partial(text_of, keyword=keyword))) > 1:
             notes.add(f"slices have {len(values)} values of {keyword}: {meaning}")
 
 
