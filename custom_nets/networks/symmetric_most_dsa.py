@@ -57,26 +57,31 @@ def head(in_channels: int, out_channels: int, kernel_size: int = 3, std: float =
     return layer
 
 
-def warp(
-    image: torch.Tensor, flow_px: torch.Tensor, share: torch.Tensor | None = None, mode: str = "bilinear"
-) -> torch.Tensor:
-    """Sample ``image`` [N, C, H, W] at ``x + share * flow_px``, borders repeated.
+def places(flow_px: torch.Tensor, share: torch.Tensor | None = None) -> torch.Tensor:
+    """[N, H, W, 2], ``x + share * flow_px`` as ``grid_sample`` counts: from -1 to 1 over the picture.
 
     Args:
-        image: [N, C, H, W].
         flow_px: [N, 2, H, W], x and y in pixels.
         share: [N, 1, 1, 1] of the flow; all of it if not given.
-        mode: "bilinear" or "bicubic".
     """
-    height, width = image.shape[-2:]
+    height, width = flow_px.shape[-2:]
     flow = flow_px.float()  # positions need more digits than half precision has
-    # from -1 to 1 over the picture, as grid_sample counts; x and y in planes, which it reads fastest
-    x = (2 * torch.arange(width, device=image.device, dtype=torch.float32) + 1) / width - 1
-    y = (2 * torch.arange(height, device=image.device, dtype=torch.float32) + 1) / height - 1
+    # x and y in planes, which grid_sample reads fastest
+    x = (2 * torch.arange(width, device=flow.device, dtype=torch.float32) + 1) / width - 1
+    y = (2 * torch.arange(height, device=flow.device, dtype=torch.float32) + 1) / height - 1
     here = torch.stack([x.expand(height, width), y[:, None].expand(height, width)])
     unit = torch.stack([flow.new_full([], 2 / width), flow.new_full([], 2 / height)]).reshape(1, 2, 1, 1)
-    grid = torch.addcmul(here, flow, unit if share is None else share * unit).permute(0, 2, 3, 1)
-    return F.grid_sample(image.float(), grid, mode, padding_mode="border", align_corners=False).to(image.dtype)
+    return torch.addcmul(here, flow, unit if share is None else share * unit).permute(0, 2, 3, 1)
+
+
+def sample(image: torch.Tensor, at: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:
+    """``image`` [N, C, H, W] at :func:`places`, "bilinear" or "bicubic", borders repeated."""
+    return F.grid_sample(image.float(), at, mode, padding_mode="border", align_corners=False).to(image.dtype)
+
+
+def warp(image: torch.Tensor, flow_px: torch.Tensor, share: torch.Tensor | None = None) -> torch.Tensor:
+    """Sample ``image`` [N, C, H, W] at ``x + share * flow_px``, bilinear; arguments as in :func:`places`."""
+    return sample(image, places(flow_px, share))
 
 
 def swap(sides: torch.Tensor) -> torch.Tensor:
@@ -488,12 +493,12 @@ class SymmetricMoStDSA(nn.Module):
         since = torch.cat([t, 1 - t])  # [2N, 1, 1, 1], time from each side's own frame
         # what corrects a frame moves with it, where the motion is known beforehand
         bent_px = (1 - since) * maps.bend_px
-        path_px = _bent_path(maps.full_px, bent_px)
+        at = places(_bent_path(maps.full_px, bent_px), -since)
         if self.cubic:
-            moved = warp(frames, path_px, -since, "bicubic")
-            moved_corrections = warp(corrections, path_px, -since) if self.takes_flow else corrections
+            moved = sample(frames, at, "bicubic")
+            moved_corrections = sample(corrections, at) if self.takes_flow else corrections
         else:
-            moved = warp(maps.frames if self.takes_flow else frames, path_px, -since)
+            moved = sample(maps.frames if self.takes_flow else frames, at)
             moved, moved_corrections = moved[:, :1], moved[:, 1:]
         # what is known of the pair lies in the middle of its motion
         known = warp(_between(maps.features, t), maps.middle_px, 0.5 - t)  # [N, pair_width, H/2, W/2]

@@ -7,7 +7,7 @@ import torch
 
 from custom_nets.checkpoints import build_network, load_network, load_pretrained, save_checkpoint
 from custom_nets.networks import SymmetricMoStDSA
-from custom_nets.networks.symmetric_most_dsa import antisymmetric, bend, swap, warp
+from custom_nets.networks.symmetric_most_dsa import antisymmetric, bend, places, sample, swap, warp
 from tests.networks.contract import NetContract
 
 ARCH = {"widths": [4, 6, 6, 8], "pair_width": 6, "time_width": 4}
@@ -224,7 +224,8 @@ def test_an_untrained_network_is_what_the_given_flow_makes(mode):
     frame0, frame1 = (torch.nn.functional.avg_pool2d(x, 5, 1, 2) for x in four(1, (64, 96))[:2])
     flow = torch.nn.functional.avg_pool2d(flows(1, (64, 96)), 3, 1, 1)
     for t in (0.25, 0.5):
-        sides = warp(frame0, t * flow[:, 2:4], mode=mode), warp(frame1, (1 - t) * flow[:, :2], mode=mode)
+        ways = ((frame0, t * flow[:, 2:4]), (frame1, (1 - t) * flow[:, :2]))
+        sides = [sample(frame, places(way), mode) for frame, way in ways]
         wanted = torch.lerp(*sides, t)
         torch.testing.assert_close(network(frame0, frame1, t, flow_px=flow)[:, 0], wanted, rtol=0, atol=1e-4)
 
@@ -463,10 +464,10 @@ def test_a_cubic_warp_keeps_what_is_thin():
     wave = torch.cos(torch.arange(40.0) * torch.pi / 2).expand(1, 1, 5, 40)
     flow = torch.zeros(1, 2, 5, 40)
     flow[:, 0] = 0.5
-    linear, cubic = (warp(wave, flow, mode=mode)[..., 8:-8].std() / wave[..., 8:-8].std() for mode in MODES)
+    linear, cubic = (sample(wave, places(flow), mode)[..., 8:-8].std() / wave[..., 8:-8].std() for mode in MODES)
     assert linear == pytest.approx(0.5**0.5, abs=0.02) and cubic > 0.9
     flow[:, 0] = 3
-    torch.testing.assert_close(warp(wave, flow, mode="bicubic")[..., :-3], wave[..., 3:], atol=1e-4, rtol=0)
+    torch.testing.assert_close(sample(wave, places(flow), "bicubic")[..., :-3], wave[..., 3:], atol=1e-4, rtol=0)
 
 
 def test_sides():
