@@ -12,7 +12,9 @@ how far the truth can go:
 - a crop of k-space rings beside an edge, and at the rim of something large a voxel stands out a little along its rim.
   What stands out by less than a share of the strongest edge around is therefore no peak. A smooth maximum is none
   either, by this rule, and is held a little too low; so it is for results that are made to reproduce what was measured,
-  which gives it back.
+  which gives it back;
+- what leaves the volume is seen in part: in the last slice alone, a lesion and the beginning of an edge look the same
+  along the axis, and are told apart by how wide they are across the face.
 
 Lower bounds are the upper ones of the negative.
 """
@@ -31,6 +33,7 @@ from custom_nets.operators.slice_profile import PointSpread
 __all__ = ["NO_PEAK", "OvershootLimits", "upper_bound", "way_of"]
 
 _AROUND = 3  # measured voxels, across, that bound a place
+_NARROW = 17  # measured voxels, across, that a peak at an outer face does not fill
 _MARGIN = 0.03  # of the range around, that a result may go beyond
 # what stands out by less than this share of the range within so many measured voxels across is no peak. A cropped step
 # of 1 goes up to 1.09 beside the edge and down to 0.95 again, two voxels on to 1.03 and 0.98
@@ -120,14 +123,35 @@ def upper_bound(measured: torch.Tensor, how: str = "unknown") -> torch.Tensor:
     """
     peak = torch.zeros_like(measured)
     for axis in range(3):
-        opened = _largest(_smallest(measured, _AROUND, axis), _AROUND, axis)
-        peak = torch.maximum(peak, measured - opened)
+        peak = torch.maximum(peak, _peak(measured, axis))
     real = peak
     for width, share in NO_PEAK[how].items():
         real = torch.minimum(real, peak - share * (_largest(measured, width) - _smallest(measured, width)))
     level = measured - peak + torch.minimum(2 * peak, 6 * real.clamp(min=0))
     around = _largest(measured, _AROUND) - _smallest(measured, _AROUND)
     return _largest(level, _AROUND) + _MARGIN * around
+
+
+def _peak(measured: torch.Tensor, axis: int) -> torch.Tensor:
+    """How far each voxel stands out along ``axis``: its white top-hat.
+
+    What is bright in the last voxel alone may be half of an edge that goes on outside as well as a peak. It counts as a
+    peak as far as it is narrow across the face, too.
+    """
+    peak = measured - _opened(measured, axis, _AROUND)
+    for end in (0, measured.shape[axis] - 1):
+        face, last = measured.narrow(axis, end, 1), peak.narrow(axis, end, 1)
+        across = [_opened(face, other, _NARROW, goes_on=True) for other in range(3) if other != axis]
+        torch.minimum(last, face - torch.minimum(*across), out=last)
+    return peak
+
+
+def _opened(volume: torch.Tensor, axis: int, width: int, goes_on: bool = False) -> torch.Tensor:
+    """The opening along ``axis``; with ``goes_on`` the volume goes on beyond its faces as it ends there."""
+    beyond, n = width // 2 if goes_on else 0, volume.shape[axis]
+    ends = [volume.narrow(axis, end, 1) for end in (0, n - 1)]
+    longer = torch.cat([*beyond * [ends[0]], volume, *beyond * [ends[1]]], axis)
+    return _largest(_smallest(longer, width, axis), width, axis).narrow(axis, beyond, n)
 
 
 def _largest(volume: torch.Tensor, width: int, axis: int | None = None) -> torch.Tensor:
