@@ -467,7 +467,8 @@ def test_a_smooth_field_is_kept_through_a_real_network(blob_volume):
     out = ThickSliceInferer()(stack, network)
     grid = Grid.of(out[0])
     wanted = blobs(world_points(grid.shape, grid.affine)) / 1000
-    assert np.abs(plain(out)[0, 0].numpy() - wanted)[:, :, 3:-3].max() < 0.04  # what rises beyond a face is held where it ends
+    # what rises beyond a face is held where it ends
+    assert np.abs(plain(out)[0, 0].numpy() - wanted)[:, :, 3:-3].max() < 0.04
 
 
 def test_the_published_network_takes_planes_of_its_size_in_tiles():
