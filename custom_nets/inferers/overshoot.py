@@ -33,7 +33,7 @@ from custom_nets.operators.slice_profile import PointSpread
 __all__ = ["NO_PEAK", "OvershootLimits", "upper_bound", "way_of"]
 
 _AROUND = 3  # measured voxels, across, that bound a place
-_NARROW = 17  # measured voxels, across, that a peak at an outer face does not fill
+_NARROW = 9  # measured voxels, across, that a peak at an outer face does not fill
 _MARGIN = 0.03  # of the range around, that a result may go beyond
 # what stands out by less than this share of the range within so many measured voxels across is no peak. A cropped step
 # of 1 goes up to 1.09 beside the edge and down to 0.95 again, two voxels on to 1.03 and 0.98

@@ -28,6 +28,13 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SAME_POSITION_MM = 1e-3
 _ROUNDING_MM = 0.1  # slices nearer than this to their place on a regular grid are there but for rounded headers
 _SAME_DISTANCE = 0.1  # share by which the header's distance of slices may differ from that of their places
+# what ImageType says of images that are no plain picture of the signal (DICOM PS3.3 C.8.13, and vendors' own names)
+_NO_PLAIN_IMAGE = {
+    "P": "phase", "PHASE": "phase", "PHASE MAP": "phase", "VELOCITY": "velocities", "ADC": "diffusion coefficients",
+    "FA": "anisotropies", "T1 MAP": "relaxation times", "T2 MAP": "relaxation times", "T2_STAR MAP": "relaxation times",
+    "PROJECTION IMAGE": "a projection through several slices", "MIP": "a projection through several slices",
+    "MNIP": "a projection through several slices", "MIN_IP": "a projection through several slices",
+}  # fmt: skip
 _HEADER_TAGS = [
     "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "SeriesInstanceUID", "SeriesDescription", "SeriesNumber",
     "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient",
@@ -186,6 +193,11 @@ def _find_slices(path: Path, series_uid: str | None) -> tuple[list[_Slice], list
         )
     for modality in {piece.modality for piece in slices} - {"MR"}:
         notes.add(f"Modality is {modality or 'missing'}, not MR")
+    for kind in [kind for kind in _image_type(datasets[0][1])[2:] if kind in _NO_PLAIN_IMAGE][:1]:
+        notes.add(
+            f"ImageType says {kind}: values are {_NO_PLAIN_IMAGE[kind]}, which the networks were not trained on; look at "
+            "the result with care"
+        )
     return slices, datasets, notes
 
 

@@ -534,3 +534,15 @@ def test_slices_of_several_echoes_or_frames_of_reference_are_said(tmp_path: Path
     scan = load_volume(tmp_path)
     np.testing.assert_array_equal(scan[0].numpy(), VOLUME)
     assert "2 values of EchoTime" in scan.meta["notes"] and "6 values of FrameOfReferenceUID" in scan.meta["notes"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [(["ORIGINAL", "PRIMARY", "P", "NONE"], "says P: values are phase"), (["DERIVED", "PRIMARY", "ADC"], "says ADC"),
+     (["DERIVED", "SECONDARY", "PROJECTION IMAGE", "CSA MIP"], "a projection through several slices"),
+     (["ORIGINAL", "PRIMARY", "M", "ND"], None)],
+)  # fmt: skip
+def test_images_that_are_no_plain_picture_of_the_signal_are_said(tmp_path: Path, kind: list[str], says: str | None):
+    mr_series(tmp_path, VOLUME, lambda dataset, k: setattr(dataset, "ImageType", kind))
+    notes = load_volume(tmp_path).meta.get("notes", "")
+    assert says in notes if says else "ImageType" not in notes
