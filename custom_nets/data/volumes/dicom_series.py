@@ -195,8 +195,8 @@ def _find_slices(path: Path, series_uid: str | None) -> tuple[list[_Slice], list
         notes.add(f"Modality is {modality or 'missing'}, not MR")
     for kind in [kind for kind in _image_type(datasets[0][1])[2:] if kind in _NO_PLAIN_IMAGE][:1]:
         notes.add(
-            f"ImageType says {kind}: values are {_NO_PLAIN_IMAGE[kind]}, which the networks were not trained on; look at "
-            "the result with care"
+            f"ImageType says {kind}: values are {_NO_PLAIN_IMAGE[kind]}, which the networks were not trained on; look "
+            "at the result with care"
         )
     return slices, datasets, notes
 
