@@ -182,6 +182,10 @@ class AngiographyRun:
         pair = f"between frames {index + 1} and {index + 2}"
         if self.has_times and seconds > max_gap_s:
             yield f"{seconds:.2f} s {pair}, more than {max_gap_s:g} s"
+        for number in (index, index + 1):
+            frame = self.frames[number]
+            if frame.min() == frame.max():
+                yield f"frame {number + 1} shows nothing (all values are {frame.flat[0]:g}), and what is made fades into it"
         table = self.geometry.table_mm
         if table is not None and (moved := float(np.linalg.norm(table[index + 1] - table[index]))) > _TABLE_JUMP_MM:
             yield f"the table moves by {moved:.1f} mm {pair}"

@@ -137,6 +137,15 @@ def test_gaps_keep_away_from_masks_and_warn():
     assert "1.00 s between frames 5 and 6" in gaps[3].warnings[0] and "table moves by 8.0 mm" in gaps[3].warnings[1]
 
 
+def test_a_frame_that_shows_nothing_is_said_on_both_sides():
+    run = run_of()
+    frames = run.frames.copy()
+    frames[3] = 0
+    warnings = [gap.warnings for gap in make_run(frames, run.times_s).gaps()]
+    assert [len(each) for each in warnings] == [0, 0, 1, 1, 0]
+    assert "frame 4 shows nothing (all values are 0)" in warnings[2][0] and warnings[2] == warnings[3]
+
+
 def test_no_gap_where_the_mask_changes():
     items = [MaskSubtraction(mask_frames=(0,), last=3), MaskSubtraction(mask_frames=(1,), first=4)]
     assert [gap.index for gap in run_of(subtraction=items).gaps()] == [2, 4]
