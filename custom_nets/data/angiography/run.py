@@ -185,7 +185,8 @@ class AngiographyRun:
         for number in (index, index + 1):
             frame = self.frames[number]
             if frame.min() == frame.max():
-                yield f"frame {number + 1} shows nothing (all values are {frame.flat[0]:g}), and what is made fades into it"
+                value = frame.flat[0]
+                yield f"frame {number + 1} shows nothing (all values are {value:g}), and what is made fades into it"
         table = self.geometry.table_mm
         if table is not None and (moved := float(np.linalg.norm(table[index + 1] - table[index]))) > _TABLE_JUMP_MM:
             yield f"the table moves by {moved:.1f} mm {pair}"
