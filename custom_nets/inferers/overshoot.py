@@ -123,7 +123,7 @@ def upper_bound(measured: torch.Tensor, how: str = "unknown") -> torch.Tensor:
     """
     peak = torch.zeros_like(measured)
     for axis in range(3):
-        peak = torch.maximum(peak, _peak(measured, axis))
+        peak = torch.maximum(peak, _peak(measured, axis, doubt_faces=how != "unknown"))
     real = peak
     for width, share in NO_PEAK[how].items():
         real = torch.minimum(real, peak - share * (_largest(measured, width) - _smallest(measured, width)))
@@ -132,14 +132,14 @@ def upper_bound(measured: torch.Tensor, how: str = "unknown") -> torch.Tensor:
     return _largest(level, _AROUND) + _MARGIN * around
 
 
-def _peak(measured: torch.Tensor, axis: int) -> torch.Tensor:
+def _peak(measured: torch.Tensor, axis: int, doubt_faces: bool) -> torch.Tensor:
     """How far each voxel stands out along ``axis``: its white top-hat.
 
-    What is bright in the last voxel alone may be half of an edge that goes on outside as well as a peak. It counts as a
-    peak as far as it is narrow across the face, too.
+    What is bright in the last voxel alone may be half of an edge that goes on outside as well as a peak. With
+    ``doubt_faces`` it counts as a peak as far as it is narrow across the face, too.
     """
     peak = measured - _opened(measured, axis, _AROUND)
-    for end in (0, measured.shape[axis] - 1):
+    for end in (0, measured.shape[axis] - 1) if doubt_faces else ():
         face, last = measured.narrow(axis, end, 1), peak.narrow(axis, end, 1)
         across = [_opened(face, other, _NARROW, goes_on=True) for other in range(3) if other != axis]
         torch.minimum(last, face - torch.minimum(*across), out=last)

@@ -169,9 +169,8 @@ def test_small_and_thin_volumes(name: str, shape):
     net, lr = network(name), image(shape)
     source = Grid.of(lr[0])
     for scale in (1.0, (2, 1, 3.3)):
-        out = ImplicitVolumeInferer(scale=scale, slab=1, limit_overshoot=False)(lr, net)
+        out = ImplicitVolumeInferer(scale=scale, slab=1)(lr, net)
         assert relative(out[0, 0], forward_at(net, lr[0, 0].as_tensor(), source, source.rescaled(scale))) < 2e-5
-        assert ImplicitVolumeInferer(scale=scale, slab=1)(lr, net).shape == out.shape
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
