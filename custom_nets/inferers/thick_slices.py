@@ -557,6 +557,10 @@ class _StackSharpener:
                     self.said.append(too_wide(reach) if self.measurement.exact else too_much_taken(gain))
                     warnings.warn(self.said[0], stacklevel=5)
                     self.consistent = False
+        if self.consistent and not self.measurement.possible:
+            self.said.append(too_much_taken(self.measurement.gain))
+            warnings.warn(self.said[-1], stacklevel=5)
+            self.consistent = False
         if self.strength < 1:
             added *= self.strength
 

@@ -46,6 +46,7 @@ ENDS_AT = 0.1  # of the tolerance, where steps end: one more, for a voxel far aw
 LEAST_AGREEMENT = 0.7  # share of a correction that must agree with what was measured, or it is shrunk to it
 LARGEST_OVERREACH = 2.2  # of a correction (`overreach`): 0.4 to 2.0 on training heads where the blur is right
 LARGEST_GAIN = 6.0  # noise may grow by so much, not more: reached by Gaussian slices that overlap by more than half
+POSSIBLE_GAIN = 1e6  # beyond it waves are lost altogether, and slices that hold them cannot have been measured so
 DAMPING = 0.05  # of what is corrected beyond that, where a filter has left next to nothing
 STEPS = 20  # at most, of a correction that goes by steps
 
@@ -66,6 +67,9 @@ class SliceMeasurement:
         gain: how many times larger than a residual its correction would have to be (root mean square).
         exact: the gain is at most :data:`LARGEST_GAIN`. Otherwise G is what Landweber's iteration reaches within that
             gain, and what it leaves of a residual is taken by damped steps.
+        possible: the gain is at most :data:`POSSIBLE_GAIN`. Otherwise the point spread loses waves that measured slices
+            can hold (a crop of k-space that is smaller than the slices are many), and there may be no thin slices
+            that give them: steps would go on for ever, so none is taken.
 
     Example::
 
@@ -93,7 +97,7 @@ class SliceMeasurement:
 
         self.solved = torch.linalg.inv(both)
         self.gain = gain(self.solved)
-        self.exact = self.gain <= LARGEST_GAIN
+        self.exact, self.possible = self.gain <= LARGEST_GAIN, self.gain <= POSSIBLE_GAIN
         if not self.exact:
             self.damped = spline @ torch.linalg.inv(both + DAMPING * one)
             self.solved = step = one
@@ -123,7 +127,7 @@ class SliceMeasurement:
             tolerance: where G is not ``exact``, how much of a residual may be left.
         """
         volume = volume + _along(self.inverse, measured - self.forward(volume, axis), axis)
-        for _ in range(0 if self.exact else STEPS):
+        for _ in range(STEPS if self.possible and not self.exact else 0):
             residual = measured - self.forward(volume, axis)
             if float(residual.abs().max()) <= tolerance:
                 break
@@ -282,6 +286,11 @@ def too_wide(reach: float) -> str:
 
 def too_much_taken(gain: float) -> str:
     """Say that the correction is left out because noise would grow by ``gain``."""
+    if gain > POSSIBLE_GAIN:
+        return (
+            "the result is not corrected to what was measured: a blur as it was taken would have left nothing of some "
+            "detail that is there. It is narrower than taken (--profile, --thickness_mm)."
+        )
     return (
         "the result is not corrected to what was measured: the blur has taken so much away that noise would grow "
         f"{gain:.0f} times, and the correction would go farther than the network. Or the blur is narrower than taken "

@@ -147,3 +147,17 @@ def test_thin_slices_are_not_overshot(edge: torch.Tensor):
     inside = (slice(8, -8),) * 3
     assert out[inside].max() < 0.8 + 0.06 * 0.6 < free[inside].max()
     assert report["overshoot_cut"] > 0 and report["data_consistency"]["largest_deviation_after"] < 1e-3
+
+
+@pytest.mark.parametrize("told", ["kspace:1.1", "kspace:1.3", "kspace_hann:1.3"])
+def test_slices_that_cannot_have_been_measured_so_are_not_corrected(edge: torch.Tensor, told: str):
+    network = load_network(custom_nets.bundle_root("transmrsr") + "/models/model.pt").eval()
+    fine = Grid(tuple(edge.shape), np.eye(4))
+    source = fine.rescaled([1, 1, 0.25])
+    noise = 0.01 * torch.randn(source.shape, generator=torch.Generator().manual_seed(0))
+    measured = degrade(edge, source.shape, PointSpread.of("kspace:1.0")) + noise
+    blur = MeasuredBlur((PointSpread.of(told),) * 3, (1.0,) * 3, "told")
+    with pytest.warns(UserWarning, match="not corrected to what was measured"):
+        out, _, report = ThickSliceInferer().sample(network, measured, source, fine, 2, blur)
+    assert not report["data_consistency"]["applied"]
+    assert 0 < float(out.min()) + 0.3 and float(out.max()) < 1.3  # it was 50 times the range
