@@ -160,4 +160,4 @@ def test_slices_that_cannot_have_been_measured_so_are_not_corrected(edge: torch.
     with pytest.warns(UserWarning, match="not corrected to what was measured"):
         out, _, report = ThickSliceInferer().sample(network, measured, source, fine, 2, blur)
     assert not report["data_consistency"]["applied"]
-    assert 0 < float(out.min()) + 0.3 and float(out.max()) < 1.3  # it was 50 times the range
+    assert out.min() > -0.3 and out.max() < 1.3  # it was 50 times the range

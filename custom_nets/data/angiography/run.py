@@ -96,6 +96,10 @@ class AngiographyRun:
         return _measured_area(self.frames, self.origin)
 
     @cached_property
+    def _uniform(self) -> list[bool]:
+        return [frame.min() == frame.max() for frame in self.frames]
+
+    @cached_property
     def _masks(self) -> dict[int, NDArray[np.float64]]:
         return {}
 
@@ -183,9 +187,8 @@ class AngiographyRun:
         if self.has_times and seconds > max_gap_s:
             yield f"{seconds:.2f} s {pair}, more than {max_gap_s:g} s"
         for number in (index, index + 1):
-            frame = self.frames[number]
-            if frame.min() == frame.max():
-                value = frame.flat[0]
+            if self._uniform[number]:
+                value = self.frames[number].flat[0]
                 yield f"frame {number + 1} shows nothing (all values are {value:g}), and what is made fades into it"
         table = self.geometry.table_mm
         if table is not None and (moved := float(np.linalg.norm(table[index + 1] - table[index]))) > _TABLE_JUMP_MM:

@@ -193,7 +193,7 @@ def _find_slices(path: Path, series_uid: str | None) -> tuple[list[_Slice], list
         )
     for modality in {piece.modality for piece in slices} - {"MR"}:
         notes.add(f"Modality is {modality or 'missing'}, not MR")
-    for kind in [kind for kind in _image_type(datasets[0][1])[2:] if kind in _NO_PLAIN_IMAGE][:1]:
+    if kind := next((kind for kind in _image_type(datasets[0][1])[2:] if kind in _NO_PLAIN_IMAGE), None):
         notes.add(
             f"ImageType says {kind}: values are {_NO_PLAIN_IMAGE[kind]}, which the networks were not trained on; look "
             "at the result with care"
