@@ -408,7 +408,7 @@ class ImplicitVolumeInferer(Inferer):
             amplifies = any(s is not None and not s.takes_nothing for s in spreads)
             consistent = not amplifies or reach <= LARGEST_OVERREACH
             if not consistent:
-                said.append(too_wide(reach))
+                said.append(too_wide(reach / LARGEST_OVERREACH))
                 rest, after = torch.zeros_like(rest), before
             else:
                 rest, after = _finished(slices, rest, after, ENDS_AT * tolerance)

@@ -552,9 +552,10 @@ class _StackSharpener:
                 self.strength *= self.agreement
             elif self.consistent and not self.spread.takes_nothing:
                 reach = self.measurement.overreach(missing - change, added)
-                if reach > LARGEST_OVERREACH:
+                largest = getattr(self.network, "largest_overreach", LARGEST_OVERREACH)
+                if reach > largest:
                     gain = self.measurement.gain
-                    self.said.append(too_wide(reach) if self.measurement.exact else too_much_taken(gain))
+                    self.said.append(too_wide(reach / largest) if self.measurement.exact else too_much_taken(gain))
                     warnings.warn(self.said[0], stacklevel=5)
                     self.consistent = False
         if self.consistent and not self.measurement.possible:

@@ -34,6 +34,7 @@ from torch.nn import functional as F
 from custom_nets._moved import moved_name
 from custom_nets.networks.layers.channels import ChannelMap, Space, scaled
 from custom_nets.networks.layers.mtf_code import mtf_code
+from custom_nets.operators.data_consistency import LARGEST_OVERREACH
 
 __all__ = ["AnySizeTransMRSR", "BrainPrior"]
 
@@ -421,6 +422,8 @@ class AnySizeTransMRSR(nn.Module):
         skip: add shallow features and input (the paper's SC).
         takes_mtf: take the blur along the thick axis (``mtf``) into account; without it, ``mtf`` is not looked at.
         blocks: of attention and MLP in each level of the encoder, and of the decoder.
+        largest_overreach: of a correction of what these weights made to what was measured, before it is left out
+            (:func:`custom_nets.operators.data_consistency.overreach`); set on heads of their training.
 
     Example::
 
@@ -446,6 +449,7 @@ class AnySizeTransMRSR(nn.Module):
         skip: bool = True,
         takes_mtf: bool = False,
         blocks: int = 2,
+        largest_overreach: float = LARGEST_OVERREACH,
     ) -> None:
         super().__init__()
         if blocks < 1:
@@ -463,6 +467,7 @@ class AnySizeTransMRSR(nn.Module):
         self.truncation = truncation
         self.skip = skip
         self.takes_mtf = takes_mtf
+        self.largest_overreach = largest_overreach
         told = 3 if takes_mtf else 0  # transfer at two frequencies, and whether it is known
         self.shallow = nn.Sequential(conv3(4 * slices + 5 + told, widths[0]), nn.ReLU(), ResidualConvs(widths[0]))
         self.encoder = nn.ModuleList(SwinLevel(width, head_width, window, ratio, blocks) for width in widths)
@@ -497,6 +502,7 @@ class AnySizeTransMRSR(nn.Module):
             "blocks": blocks,
             "widths": [finest.conv.in_channels, *(scaled(x.conv.in_channels, rest, 2 * head_width) for x in coarser)],
             "style_dim": scaled(cast(nn.Linear, self.latents[0]).out_features, rest, 16),
+            "largest_overreach": LARGEST_OVERREACH,  # other weights, another bound
         }
 
     @property

@@ -44,7 +44,10 @@ __all__ = [
 TOLERANCE = 1e-3  # of the intensity range: how exactly a consistent volume reproduces the measured slices
 ENDS_AT = 0.1  # of the tolerance, where steps end: one more, for a voxel far away, is then not seen elsewhere
 LEAST_AGREEMENT = 0.7  # share of a correction that must agree with what was measured, or it is shrunk to it
-LARGEST_OVERREACH = 2.2  # of a correction (`overreach`): 0.4 to 2.0 on training heads where the blur is right
+LARGEST_OVERREACH = (
+    2.2  # of a correction (`overreach`): 0.4 to 2.0 on training heads where the blur is right; weights that
+)
+# were trained longer reach less, and may bring a bound of their own
 LARGEST_GAIN = 6.0  # noise may grow by so much, not more: reached by Gaussian slices that overlap by more than half
 POSSIBLE_GAIN = 1e6  # beyond it waves are lost altogether, and slices that hold them cannot have been measured so
 DAMPING = 0.05  # of what is corrected beyond that, where a filter has left next to nothing
@@ -275,10 +278,10 @@ def overreach(correction: torch.Tensor, residual: torch.Tensor, change: torch.Te
     return size**2 / (missing * added) if missing * added > 0 else 0.0
 
 
-def too_wide(reach: float) -> str:
-    """Say that the correction is left out because of its :func:`overreach`."""
+def too_wide(times: float) -> str:
+    """Say that the correction is left out because its :func:`overreach` is so many times what it may be."""
     return (
-        f"the result is not corrected to what was measured: the correction would reach {reach / LARGEST_OVERREACH:.1f} "
+        f"the result is not corrected to what was measured: the correction would reach {times:.1f} "
         "times as far as it may. The blur is narrower than taken (--profile, --thickness_mm), or the network does not "
         "know such an image."
     )

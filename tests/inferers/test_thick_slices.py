@@ -383,6 +383,16 @@ def test_uncertainty_is_the_standard_deviation_of_two_directions(corrected: bool
     torch.testing.assert_close(out[0, 1], both.std(0)[0], atol=1e-4, rtol=0)
 
 
+@pytest.mark.filterwarnings("ignore:what the network adds", "ignore:the result is not corrected")
+def test_weights_say_how_far_a_correction_of_theirs_may_go(monkeypatch):
+    monkeypatch.setattr(thick_slices, "LEAST_AGREEMENT", -1.0)
+    network, stack = Local(), scan(shape=(16, 16, 6))
+    for bound, applied in ((1e6, True), (-1.0, False)):
+        network.largest_overreach = bound
+        result = ThickSliceInferer(profile="box")(stack, network)
+        assert report_of(result[0])["data_consistency"]["applied"] == applied
+
+
 # ---- what is asked for ----
 
 
