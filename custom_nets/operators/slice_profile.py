@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -122,6 +122,10 @@ class PointSpread:
     def takes_nothing(self) -> bool:
         """Whether all that the measured voxels can hold is measured: an unfiltered crop of k-space of their size."""
         return self.profile == "kspace" and self.thickness == 1
+
+    def wider(self, factor: float) -> PointSpread:
+        """The same profile, ``factor`` times as thick; a crop of k-space no thinner than 1."""
+        return replace(self, thickness=max(factor * self.thickness, 1.0 if self.in_kspace else 0.0))
 
     def response(self, frequency: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
         """What is left of a wave of the wanted voxels.

@@ -23,6 +23,8 @@ from custom_nets.transforms.intensity import foreground_floor
 
 __all__ = ["DegradeVolumed", "PublishedDegraded", "RandAcquisition", "RandDegradeCropd", "RandScaledCropd"]
 
+_LARGEST_MISTAKE = 1.3  # of a width that is told wrongly
+
 
 class DegradeVolumed(MapTransform):
     """Replace a volume [C, X, Y, Z] by what voxels ``scale`` times as large would have measured.
@@ -215,6 +217,11 @@ class RandAcquisition(RandomizableTransform, MapTransform):
             smooth, and a network that never saw one sharpens it too much.
         smooth_std: range of that Gaussian's standard deviation in voxels of the truth.
         unknown: probability that the network is not told the blur (``mtf`` is not a number).
+        mistold: probability that what it is told is up to 30 % too wide or too narrow, as headers and estimates are:
+            a network that never saw that believes everything.
+
+    Raises:
+        ValueError: probabilities of the profiles, or ``unknown`` and ``mistold``, that add up to more than 1.
     """
 
     def __init__(
@@ -232,6 +239,7 @@ class RandAcquisition(RandomizableTransform, MapTransform):
         smooth: float = 0.0,
         smooth_std: Sequence[float] = (0.3, 0.85),
         unknown: float = 0.0,
+        mistold: float = 0.0,
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
@@ -245,11 +253,16 @@ class RandAcquisition(RandomizableTransform, MapTransform):
         self.shares = {"box": box, "trapezoid": trapezoid, "kspace": kspace}
         if sum(self.shares.values()) > 1:
             raise ValueError(f"box, trapezoid and kspace are probabilities and add up to at most 1, got {self.shares}.")
+        if unknown + mistold > 1:
+            raise ValueError(
+                f"unknown and mistold are probabilities and add up to at most 1, got {unknown} and {mistold}."
+            )
         self.noise_std = noise_std
         self.noise = noise
         self.smooth = smooth
         self.smooth_std = (smooth_std[0], smooth_std[1])
         self.unknown = unknown
+        self.mistold = mistold
 
     def draw_spread(self) -> PointSpread:
         """How one axis blurs."""
@@ -267,12 +280,15 @@ class RandAcquisition(RandomizableTransform, MapTransform):
             return PointSpread(name, thickness)
         return PointSpread(profile, thickness)
 
-    def told(self, transfers: Sequence[Sequence[float]] | Sequence[float]) -> torch.Tensor:
-        """Description of the blur for the network, or that it is not known (not a number)."""
-        mtf = torch.tensor(transfers, dtype=torch.float32)
-        if self.unknown > 0 and self.R.rand() < self.unknown:
-            mtf.fill_(torch.nan)
-        return mtf
+    def told(self, spreads: Sequence[PointSpread], scale: Sequence[float]) -> torch.Tensor:
+        """What the network is told of the blur of each axis [axes, 2]: what it is, nothing (not a number), or wrong."""
+        drawn = self.R.rand() if self.unknown + self.mistold > 0 else 1.0
+        if drawn < self.unknown:
+            return torch.full((len(spreads), 2), torch.nan)
+        if drawn < self.unknown + self.mistold:
+            factor = _LARGEST_MISTAKE ** self.R.uniform(-1, 1)
+            spreads = [spread.wider(factor) if k > 1 else spread for spread, k in zip(spreads, scale, strict=True)]
+        return torch.tensor([spread.transfer(k) for spread, k in zip(spreads, scale, strict=True)])
 
     def smoothed(self, truth: torch.Tensor) -> torch.Tensor:
         """The truth [1, X, Y, Z] itself, or a smoother one."""
@@ -346,7 +362,7 @@ class RandDegradeCropd(RandAcquisition):
             index.append(chosen.clamp(0, n - 1))
             points.append((index[-1] + 0.5 - o) / k - 0.5)
         d[key] = self.with_noise(apply_separable(fine, matrices))
-        d["mtf"] = self.told([spread.transfer(float(k)) for spread, k in zip(spreads, scale, strict=True)])
+        d["mtf"] = self.told(spreads, scale.tolist())
         d["positions"] = torch.stack(points, -1).float()
         d["label"] = fine[0][index[0], index[1], index[2]][:, None]
         return d

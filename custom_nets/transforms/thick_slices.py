@@ -160,6 +160,6 @@ class RandThickSlicesd(RandAcquisition):
         d[key] = torch.einsum("rm,mcs->src", back, measured)
         d["label"] = slab[first : first + self.rows, :, self.slices // 2][None].contiguous()
         d["scale"] = torch.tensor(scale, dtype=torch.float32)
-        d["mtf"] = self.told(spread.transfer(scale))
+        d["mtf"] = self.told([spread], [scale])[0]
         d["position"] = torch.tensor(positions[0], dtype=torch.float32)
         return d

@@ -83,6 +83,11 @@ def test_every_kind_has_a_description_of_its_own():
     assert slight == pytest.approx((1.0, 1.0), abs=0.12)
 
 
+def test_wider_keeps_the_profile_and_a_crop_of_kspace_possible():
+    assert PointSpread("trapezoid", 1.0, 0.5).wider(1.3) == PointSpread("trapezoid", 1.3, 0.5)
+    assert PointSpread("kspace_hann").wider(0.7) == PointSpread("kspace_hann")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

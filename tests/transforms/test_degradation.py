@@ -217,6 +217,22 @@ def test_what_is_told_is_what_was_done():
     torch.testing.assert_close(made["mtf"], torch.tensor([PointSpread("gaussian").transfer(scale)] * 3))
 
 
+def test_some_are_told_up_to_30_percent_wrong_and_measured_right():
+    volume = torch.rand(1, 60, 66, 72, generator=torch.Generator().manual_seed(0))
+    options = {"crop": {"modes": (0, 1, 0)}, "thickness_gaussian": (1.0, 1.0), "box": 0.0}
+    widest, narrowest = PointSpread("gaussian", 1.3), PointSpread("gaussian", 1 / 1.3)
+    seen = []
+    for seed in range(12):
+        right, wrong = pair(volume, seed, **options, unknown=0.0), pair(volume, seed, **options, mistold=1.0)
+        axis = int(right["scale"].argmax())
+        scale, told = float(right["scale"][axis]), wrong["mtf"][axis]
+        assert widest.transfer(scale)[1] - 1e-6 <= float(told[1]) <= narrowest.transfer(scale)[1] + 1e-6
+        seen.append(float(told[1] - right["mtf"][axis, 1]))
+        kept = wrong["scale"] == 1
+        assert kept.sum() == 2 and bool((wrong["mtf"][kept] == 1).all())  # nothing is wrong where nothing was lost
+    assert min(seen) < -0.02 and max(seen) > 0.02
+
+
 def test_a_smoothed_truth_is_what_is_asked_for():
     """The network never sees a sharper truth than the one that was measured: a smooth scan stays smooth."""
     volume = torch.rand(1, 60, 66, 72, generator=torch.Generator().manual_seed(0))
@@ -232,6 +248,8 @@ def test_a_smoothed_truth_is_what_is_asked_for():
 def test_probabilities_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="add up to at most 1"):
         RandDegradeCropd("image", box=0.6, kspace=0.5)
+    with pytest.raises(ValueError, match="unknown and mistold are probabilities"):
+        RandDegradeCropd("image", unknown=0.6, mistold=0.5)
 
 
 def test_the_floor_is_looked_up_once(monkeypatch):

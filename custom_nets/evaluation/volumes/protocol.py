@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,10 +178,7 @@ class MakeInputd(Transform):
             degrader = self.degraders[d["degradation"]]
             d["image"] = degrader({"image": d["label"]})["image"]
             if self.tell:
-                true = degrader.spread
-                least = 1.0 if true.in_kspace else 0.0
-                told = replace(true, thickness=max(self.tell * true.thickness, least))
-                d["image"].meta["point_spread"] = str(told)
+                d["image"].meta["point_spread"] = str(degrader.spread.wider(self.tell))
         return d
 
 
