@@ -224,6 +224,17 @@ def test_a_head_off_the_axis_moves_across():
     assert abs(place[3] - place[2]) > abs(place[1] - place[0]) + 0.5
 
 
+def test_rims_are_the_means_of_pixels():
+    """As many rays through each pixel say: single rays would dash the rims, where chords rise without end."""
+    rays = 7
+    whole = DSASettings(shape=(96, 80), pixel_mm=2.0)
+    fine = replace(whole, shape=(rays * 96, rays * 80), pixel_mm=2.0 / rays)
+    one, many = (DSASimulator(seed=3, settings=view) for view in (whole, fine))
+    pose = one._motion.pose(0.5)
+    wanted = many._ellipsoids(pose, 20.0).reshape(96, rays, 80, rays).mean((1, 3))
+    np.testing.assert_allclose(one._ellipsoids(pose, 20.0), wanted, atol=0.01 * wanted.max())
+
+
 @pytest.mark.parametrize("settings", [WIDE, TURNING], ids=["fixed", "rotational"])
 def test_no_residue_without_motion_and_noise(settings):
     simulator = DSASimulator(3, replace(settings, photons=np.inf))
