@@ -325,7 +325,8 @@ class ImplicitVolumeInferer(Inferer):
         out = _mean(decoded(mirrored) for mirrored in self._views())  # [N0, N1, N2] in the network's order of axes
         if blur is not None:
             image = volume.permute(*order).float().cpu().contiguous()
-            report = self._agree(out, image, places, scale[list(order)], blur, order)
+            largest = getattr(network, "largest_overreach", LARGEST_OVERREACH)
+            report = self._agree(out, image, places, scale[list(order)], blur, order, largest)
             if reports is not None:
                 reports.append(report)
         out = out.permute(*np.argsort(order).tolist()).contiguous()  # in the input's
@@ -371,6 +372,7 @@ class ImplicitVolumeInferer(Inferer):
         scale: np.ndarray,
         blur: MeasuredBlur,
         order: Sequence[int],
+        largest_overreach: float,
     ) -> dict[str, Any]:
         """Bring ``out`` to agree with ``image``, in place; what was found on the way.
 
@@ -406,9 +408,9 @@ class ImplicitVolumeInferer(Inferer):
             rest, after = slices.correction(before, ENDS_AT * tolerance, STEPS)
             reach = overreach(rest, before, slices.sample(out) - image)
             amplifies = any(s is not None and not s.takes_nothing for s in spreads)
-            consistent = not amplifies or reach <= LARGEST_OVERREACH
+            consistent = not amplifies or reach <= largest_overreach
             if not consistent:
-                said.append(too_wide(reach / LARGEST_OVERREACH))
+                said.append(too_wide(reach / largest_overreach))
                 rest, after = torch.zeros_like(rest), before
             else:
                 rest, after = _finished(slices, rest, after, ENDS_AT * tolerance)

@@ -457,7 +457,7 @@ class _StackSharpener:
         self.spread = spread = spread or PointSpread("trapezoid")
         self.measurement = SliceMeasurement(self.rows, centres, scale, spread)
         self.consistent = options.data_consistency
-        self.strength, self.agreement = options.strength, 1.0
+        self.strength, self.agreement, self.reach = options.strength, 1.0, 0.0
         self.said: list[str] = []  # warnings
         self.box = self._head()
 
@@ -551,11 +551,11 @@ class _StackSharpener:
                 warnings.warn(self.said[0], stacklevel=5)
                 self.strength *= self.agreement
             elif self.consistent and not self.spread.takes_nothing:
-                reach = self.measurement.overreach(missing - change, added)
+                self.reach = self.measurement.overreach(missing - change, added)
                 largest = getattr(self.network, "largest_overreach", LARGEST_OVERREACH)
-                if reach > largest:
+                if self.reach > largest:
                     gain = self.measurement.gain
-                    self.said.append(too_wide(reach / largest) if self.measurement.exact else too_much_taken(gain))
+                    self.said.append(too_wide(self.reach / largest) if self.measurement.exact else too_much_taken(gain))
                     warnings.warn(self.said[0], stacklevel=5)
                     self.consistent = False
         if self.consistent and not self.measurement.possible:
@@ -587,6 +587,7 @@ class _StackSharpener:
         report = {
             "asked_for": self.options.data_consistency,
             "applied": self.consistent,
+            "overreach": round(self.reach, 3),
             "profile": self.spread.profile,
             "thickness_over_spacing": float(round(self.spread.thickness, 4)),
             "largest_deviation_before": before / span,

@@ -423,7 +423,8 @@ class AnySizeTransMRSR(nn.Module):
         takes_mtf: take the blur along the thick axis (``mtf``) into account; without it, ``mtf`` is not looked at.
         blocks: of attention and MLP in each level of the encoder, and of the decoder.
         largest_overreach: of a correction of what these weights made to what was measured, before it is left out
-            (:func:`custom_nets.operators.data_consistency.overreach`); set on heads of their training.
+            (:func:`custom_nets.operators.data_consistency.overreach`); set on heads of their training by
+            :mod:`custom_nets.evaluation.volumes.overreach`.
 
     Example::
 

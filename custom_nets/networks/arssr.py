@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from custom_nets.networks.layers import PointwiseConv3d, RowLinear, winograd
 from custom_nets.networks.layers.channels import Axis, ChannelMap, Space, scaled
 from custom_nets.networks.layers.mtf_code import mtf_code
+from custom_nets.operators.data_consistency import LARGEST_OVERREACH
 from custom_nets.operators.interpolation import bspline_coefficients, mirror_pad, sample_bspline, sample_trilinear
 from custom_nets.utils.weights import PublishedWeights, StateDict
 
@@ -332,6 +333,9 @@ class ResidualArSSR(nn.Module):
         decoder_depth: its linear layers, at least 2.
         max_scale: largest scale of an axis in training; larger ones are decoded as if they were this one.
         takes_mtf: take the blur of each axis (``mtf``) into account; without it, ``mtf`` is not looked at.
+        largest_overreach: of a correction of what these weights made to what was measured, before it is left out
+            (:func:`custom_nets.operators.data_consistency.overreach`); set on heads of their training by
+            :mod:`custom_nets.evaluation.volumes.overreach`.
     """
 
     sampling_padding = "border"
@@ -349,6 +353,7 @@ class ResidualArSSR(nn.Module):
         decoder_depth: int = 4,
         max_scale: float = 6.0,
         takes_mtf: bool = False,
+        largest_overreach: float = LARGEST_OVERREACH,
     ) -> None:
         super().__init__()
         if decoder_depth < 2:
@@ -357,6 +362,7 @@ class ResidualArSSR(nn.Module):
         # voxels mirrored around the volume in eval mode: no point nearer to the edge than those of the training
         self.border = 2
         self.takes_mtf = takes_mtf
+        self.largest_overreach = largest_overreach
         told = 3 + (7 if takes_mtf else 0)  # scales; transfer at two frequencies per axis, and whether it is known
         self.encoder = RDN(feature_dim, num_features, growth, num_blocks, num_layers, in_channels=1 + told)
         dims = [feature_dim + 6 + told] + [decoder_width] * (decoder_depth - 1)
@@ -375,7 +381,8 @@ class ResidualArSSR(nn.Module):
         decoder, stay as wide: units of these cost far more when they are missed.
         """
         dense = cast(_DenseLayer, self.encoder.get_submodule("rdbs.0.layers.0"))
-        return {"growth": scaled(dense.conv.out_channels, share, 4)}
+        # other weights, another bound
+        return {"growth": scaled(dense.conv.out_channels, share, 4), "largest_overreach": LARGEST_OVERREACH}
 
     def channels(self) -> ChannelMap:
         """Which channels of which weights are the same, for students."""
