@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 from scipy.ndimage import gaussian_filter
 
 from custom_nets.geometry import Grid
+from custom_nets.inferers import ImplicitVolumeInferer
 from custom_nets.inferers.measured_blur import UNSEEN, BlurOptions, to_measured
+from custom_nets.networks import ResidualArSSR
 from custom_nets.operators.data_consistency import LARGEST_OVERREACH, VolumeMeasurement, agreement, overreach
 from custom_nets.operators.slice_profile import PointSpread, degrade, point_spread_matrix
 
@@ -167,3 +172,13 @@ def test_a_blur_that_is_taken_too_wide_is_noticed():
         correction, _ = slices.correction(missing, 1e-3, 20)
         reach.append(overreach(correction, missing, slices.sample(result) - measured))
     assert reach[0] < LARGEST_OVERREACH < reach[1]
+
+
+@pytest.mark.filterwarnings("ignore:what the network adds", "ignore:the result is not corrected")
+def test_weights_say_how_far_a_correction_of_theirs_may_go():
+    network = ResidualArSSR(feature_dim=4, num_features=4, growth=4, num_blocks=1, num_layers=1, decoder_width=8).eval()
+    image = MetaTensor(noise((1, 1, 12, 12, 12)), affine=torch.eye(4, dtype=torch.float64))
+    for bound, applied in ((1e6, True), (-1.0, False)):
+        network.largest_overreach = bound
+        result = ImplicitVolumeInferer(scale=2, profile="box")(image, network)
+        assert json.loads(result.meta["inference"][0])["data_consistency"]["applied"] == applied
