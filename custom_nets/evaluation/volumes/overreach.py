@@ -22,6 +22,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from monai.utils import convert_to_tensor
 
 from custom_nets.checkpoints import load_network
 from custom_nets.evaluation.tables import csv_text, markdown_rows
@@ -62,8 +63,8 @@ def measure(
             for scale_name, scale in scales.items():
                 if thick and scale[0] != 1:
                     continue
-                part = truth[tuple(slice(n // k * k) for n, k in zip(truth.shape, scale, strict=True))]
-                fine = Grid(tuple(part.shape), np.eye(4))
+                nx, ny, nz = (n // k * k for n, k in zip(truth.shape, scale, strict=True))
+                part, fine = truth[:nx, :ny, :nz], Grid((nx, ny, nz), np.eye(4))
                 source = fine.rescaled([1 / k for k in scale])
                 for profile in profiles:
                     true = PointSpread.of(profile)
@@ -80,7 +81,7 @@ def measure(
                             if corrected:
                                 report = json.loads(result.meta["inference"][0])
                                 row["overreach"] = report["data_consistency"]["overreach"]
-                            row[name] = _psnr(result[0, 0].as_tensor(), part) - plain
+                            row[name] = _psnr(convert_to_tensor(result[0, 0], track_meta=False), part) - plain
                         rows.append(row)
     finally:
         network.largest_overreach = bound
