@@ -51,7 +51,7 @@ def measure(
     """Rows of head, scale, profile, how many times as wide it was told, overreach, and the gains over B-spline (dB).
 
     Args:
-        network: of ``arssr`` or ``transmrsr``; one of thick slices is asked for thick slices only.
+        network: for volumes, with ``largest_overreach``; one of thick slices is asked for thick slices only.
         heads: name -> truth [X, Y, Z], intensities of about [0, 1]; air is below 0.1.
         told: shares of the true thickness.
     """
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m custom_nets.evaluation.volumes.overreach", description=__doc__.split("\n")[0]
     )
     parser.add_argument("report", help="folder for table.md, rows.csv and record.json")
-    parser.add_argument("--checkpoint", required=True, help="of arssr or transmrsr")
+    parser.add_argument("--checkpoint", required=True, help="of a network for volumes")
     parser.add_argument("--heads", nargs="+", required=True, help="volumes of the training, NIfTI")
     parser.add_argument("--side", type=int, default=80, help="voxels of each that are taken, along each axis")
     parser.add_argument("--profiles", nargs="+", default=list(PROFILES), help="such as box:1.0")
