@@ -16,9 +16,34 @@ from custom_nets.utils.files import write_json, write_text
 from custom_nets.utils.record import environment, file_record, peak_memory_gib
 from custom_nets.visualize.page import evaluation_facts, evaluation_page, shown_names
 
-__all__ = ["Report"]
+__all__ = ["Report", "write_measured"]
 
 logger = logging.getLogger(__name__)
+
+
+def write_measured(
+    folder: str | Path,
+    rows: Sequence[Row],
+    table: str,
+    options: Mapping[str, Any],
+    checkpoints: Sequence[str | Path],
+) -> None:
+    """Write what a command measured, and print its table: ``table.md``, ``rows.csv`` and ``record.json``.
+
+    Args:
+        folder: made where it is missing.
+        rows: all that was measured.
+        table: what is to be read of it, in Markdown.
+        options: of the command.
+        checkpoints: of the networks, listed with sha256.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "table.md", table)
+    write_text(folder / "rows.csv", csv_text(rows))
+    listed = [file_record(path) for path in checkpoints]
+    write_json(folder / "record.json", {"options": dict(options), "checkpoints": listed, **environment()})
+    print(table)
 
 
 class Report:

@@ -44,10 +44,8 @@ __all__ = [
 TOLERANCE = 1e-3  # of the intensity range: how exactly a consistent volume reproduces the measured slices
 ENDS_AT = 0.1  # of the tolerance, where steps end: one more, for a voxel far away, is then not seen elsewhere
 LEAST_AGREEMENT = 0.7  # share of a correction that must agree with what was measured, or it is shrunk to it
-LARGEST_OVERREACH = (
-    2.2  # of a correction (`overreach`): 0.4 to 2.0 on training heads where the blur is right; weights that
-)
-# were trained longer reach less, and may bring a bound of their own
+# of a correction (`overreach`): 0.4 to 2.0 on training heads where the blur is right; weights may bring another bound
+LARGEST_OVERREACH = 2.2
 LARGEST_GAIN = 6.0  # noise may grow by so much, not more: reached by Gaussian slices that overlap by more than half
 POSSIBLE_GAIN = 1e6  # beyond it waves are lost altogether, and slices that hold them cannot have been measured so
 DAMPING = 0.05  # of what is corrected beyond that, where a filter has left next to nothing

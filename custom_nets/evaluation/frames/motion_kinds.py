@@ -25,14 +25,13 @@ from numpy.typing import NDArray
 from custom_nets.data.angiography.run import AngiographyRun
 from custom_nets.evaluation.frames.baselines import BASELINES, USUAL
 from custom_nets.evaluation.frames.protocol import AddFrameBaselinesd, LeaveOut, LeaveOutInferer, leave_frames_out
-from custom_nets.evaluation.tables import csv_text, markdown_rows
+from custom_nets.evaluation.report import write_measured
+from custom_nets.evaluation.tables import markdown_rows
 from custom_nets.inferers.frames import FrameInterpolationInferer
 from custom_nets.metrics.mean import psnr_db
 from custom_nets.simulation.acquisition import simulated_run
 from custom_nets.simulation.dsa import MOTION_KINDS, DSASettings, DSASimulator
 from custom_nets.utils.commands import CommandParser
-from custom_nets.utils.files import write_json, write_text
-from custom_nets.utils.record import environment, file_record
 
 __all__ = ["main", "markdown_table", "measure", "turning_times"]
 
@@ -173,13 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         simulator = DSASimulator(seed, DSASettings.random(seed, "rotational", tuple(options.size)))
         times = turning_times(simulator, options.frames, options.degrees)
         rows += measure(simulator, times, options.missing, methods, options.bits)
-    folder = Path(options.report)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "table.md", markdown_table(rows))
-    write_text(folder / "rows.csv", csv_text(rows))
-    record = {"options": vars(options), "checkpoints": [file_record(p) for p in options.checkpoint], **environment()}
-    write_json(folder / "record.json", record)
-    print(markdown_table(rows))
+    write_measured(options.report, rows, markdown_table(rows), vars(options), options.checkpoint)
 
 
 if __name__ == "__main__":

@@ -15,29 +15,33 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from copy import copy
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from monai.transforms import CenterSpatialCrop, Orientation
 from monai.utils import convert_to_tensor
 
 from custom_nets.checkpoints import load_network
-from custom_nets.evaluation.tables import csv_text, markdown_rows
+from custom_nets.evaluation.report import write_measured
+from custom_nets.evaluation.tables import markdown_rows
 from custom_nets.geometry import Grid
 from custom_nets.inferers import ImplicitVolumeInferer, ThickSliceInferer
+from custom_nets.metrics.mean import psnr_db
 from custom_nets.operators.scipy_resampling import BASELINES
 from custom_nets.operators.slice_profile import PointSpread, degrade
+from custom_nets.transforms import LoadSubjectd
 from custom_nets.utils.commands import CommandParser
-from custom_nets.utils.files import write_json, write_text
-from custom_nets.utils.record import environment, file_record
 
-__all__ = ["main", "measure"]
+__all__ = ["main", "measure", "read_head"]
 
 PROFILES = ("gaussian:0.7", "gaussian:1.0", "gaussian:1.2", "box:0.8", "box:1.0", "trapezoid:1.0", "kspace_hann:1.0")
 SCALES = {"iso2": (2, 2, 2), "iso3": (3, 3, 3), "1x1x4": (1, 1, 4), "1x1x5": (1, 1, 5), "1x1x8": (1, 1, 8)}
+_AIR = 0.1  # is below
 Row = dict[str, Any]
 
 
@@ -52,60 +56,62 @@ def measure(
 
     Args:
         network: for volumes, with ``largest_overreach``; one of thick slices is asked for thick slices only.
-        heads: name -> truth [X, Y, Z], intensities of about [0, 1]; air is below 0.1.
+        heads: name -> truth [X, Y, Z], intensities of about [0, 1].
         told: shares of the true thickness.
     """
-    thick = hasattr(network, "slices")
-    bound, rows = network.largest_overreach, []
-    network.largest_overreach = float("inf")
-    try:
-        for head, truth in heads.items():
-            for scale_name, scale in scales.items():
-                if thick and scale[0] != 1:
-                    continue
-                nx, ny, nz = (n // k * k for n, k in zip(truth.shape, scale, strict=True))
-                part, fine = truth[:nx, :ny, :nz], Grid((nx, ny, nz), np.eye(4))
-                source = fine.rescaled([1 / k for k in scale])
-                for profile in profiles:
-                    true = PointSpread.of(profile)
-                    image = degrade(part, source.shape, true)
-                    plain = _psnr(torch.from_numpy(BASELINES["bspline"](image.numpy(), source, fine)), part)
-                    for width in told:
-                        row: Row = {"head": head, "scale": scale_name, "measured by": profile, "told": width}
-                        for name, corrected in (("corrected", True), ("left", False)):
-                            meta = {"point_spread": str(true.wider(width))}
-                            options: dict[str, Any] = {"like": fine, "data_consistency": corrected}
-                            inferer = ThickSliceInferer(**options) if thick else ImplicitVolumeInferer(**options)
-                            item = MetaTensor(image[None, None], affine=torch.as_tensor(source.affine), meta=meta)
-                            result = _quietly(inferer, item, network)
-                            if corrected:
-                                report = json.loads(result.meta["inference"][0])
-                                row["overreach"] = report["data_consistency"]["overreach"]
-                            row[name] = _psnr(convert_to_tensor(result[0, 0], track_meta=False), part) - plain
-                        rows.append(row)
-    finally:
-        network.largest_overreach = bound
+    network = copy(network)
+    network.largest_overreach = float("inf")  # what goes too far is to be seen
+    rows: list[Row] = []
+    for (head, truth), (name, scale), profile in product(heads.items(), scales.items(), profiles):
+        if hasattr(network, "slices") and scale[0] != 1:
+            continue
+        nx, ny, nz = (n // k * k for n, k in zip(truth.shape, scale, strict=True))
+        part, fine = truth[:nx, :ny, :nz], Grid((nx, ny, nz), np.eye(4))
+        source, spread = fine.rescaled([1 / k for k in scale]), PointSpread.of(profile)
+        image = degrade(part, source.shape, spread)
+        plain = _psnr(torch.from_numpy(BASELINES["bspline"](image.numpy(), source, fine)), part)
+        for width in told:
+            meta = {"point_spread": str(spread.wider(width))}
+            measured = MetaTensor(image[None, None], affine=torch.as_tensor(source.affine), meta=meta)
+            corrected, left = (_made(network, measured, fine, consistent) for consistent in (True, False))
+            report = json.loads(corrected.meta["inference"][0])
+            rows.append(
+                {
+                    "head": head,
+                    "scale": name,
+                    "measured by": profile,
+                    "told": width,
+                    "overreach": report["data_consistency"]["overreach"],
+                    "corrected": _psnr(corrected[0, 0], part) - plain,
+                    "left": _psnr(left[0, 0], part) - plain,
+                }
+            )
     return rows
 
 
-def _quietly(inferer: Any, image: MetaTensor, network: Any) -> MetaTensor:
+def _made(network: Any, image: MetaTensor, fine: Grid, data_consistency: bool) -> MetaTensor:
+    kind: Any = ThickSliceInferer if hasattr(network, "slices") else ImplicitVolumeInferer
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is told wrongly is warned about, as it should be
-        return inferer(image, network)
+        return kind(like=fine, data_consistency=data_consistency)(image, network)
 
 
 def _psnr(volume: torch.Tensor, truth: torch.Tensor) -> float:
-    return float(-10 * (volume - truth)[truth > 0.1].square().mean().log10())
+    error = convert_to_tensor(volume, track_meta=False) - truth
+    return float(psnr_db(float(error[truth > _AIR].square().mean())))
 
 
 def read_head(path: str | Path, side: int) -> torch.Tensor:
-    """The middle of a volume, ``side`` voxels at most along each axis, the brightest tissue at about 1."""
-    volume = nib.as_closest_canonical(nib.load(path)).get_fdata(dtype=np.float32)
-    if volume.ndim != 3:
-        raise ValueError(f"{path} must be one 3D volume, it has the shape {volume.shape}.")
-    starts = [max(0, (n - side) // 2) for n in volume.shape]
-    part = volume[tuple(slice(start, start + side) for start in starts)] / np.percentile(volume, 99.9)
-    return torch.from_numpy(np.ascontiguousarray(part))
+    """The middle of a volume as training takes it, ``side`` voxels at most along each axis; the last one goes upwards.
+
+    Raises:
+        ValueError: not one 3D volume.
+    """
+    volume = LoadSubjectd("image")({"image": str(path)})["image"]
+    if volume.ndim != 4 or len(volume) != 1:
+        raise ValueError(f"{path} must be one 3D volume, it has {len(volume)}.")
+    middle = CenterSpatialCrop(side)(Orientation("RAS", labels=None)(volume))
+    return convert_to_tensor(middle[0], track_meta=False).contiguous()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -130,13 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows += measure(network, head, options.profiles, scales)
     shown = [[f"{x:.2f}" if isinstance(x, float) else str(x) for x in row.values()] for row in rows]
     table = "\n".join(markdown_rows(list(rows[0]), shown)) + "\n"
-    folder = Path(options.report)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "table.md", table)
-    write_text(folder / "rows.csv", csv_text(rows))
-    record = {"options": vars(options), "checkpoints": [file_record(options.checkpoint)], **environment()}
-    write_json(folder / "record.json", record)
-    print(table)
+    write_measured(options.report, rows, table, vars(options), [options.checkpoint])
 
 
 if __name__ == "__main__":

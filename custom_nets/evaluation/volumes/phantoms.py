@@ -14,7 +14,6 @@ B-spline, and compared with what they were.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,15 +21,14 @@ import torch
 from numpy.typing import NDArray
 
 from custom_nets.checkpoints import load_network
-from custom_nets.evaluation.tables import csv_text, markdown_rows
+from custom_nets.evaluation.report import write_measured
+from custom_nets.evaluation.tables import markdown_rows
 from custom_nets.geometry import Grid
 from custom_nets.inferers import ImplicitVolumeInferer, ThickSliceInferer
 from custom_nets.inferers.measured_blur import BlurOptions, MeasuredBlur
 from custom_nets.operators.scipy_resampling import BASELINES
 from custom_nets.operators.slice_profile import PointSpread, degrade
 from custom_nets.utils.commands import CommandParser
-from custom_nets.utils.files import write_json, write_text
-from custom_nets.utils.record import environment, file_record
 
 __all__ = ["main", "measure", "oblique_edge", "sphere"]
 
@@ -138,13 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = measure({name: network.eval() for name, network in networks.items()}, told=not options.auto)
     shown = [{key: f"{x:.1f}" if isinstance(x, float) else x for key, x in row.items()} for row in rows]
     table = "\n".join(markdown_rows(list(rows[0]), [list(row.values()) for row in shown])) + "\n"
-    folder = Path(options.report)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "table.md", table)
-    write_text(folder / "rows.csv", csv_text(rows))
-    checkpoints = [file_record(path) for path in options.checkpoint]
-    write_json(folder / "record.json", {"options": vars(options), "checkpoints": checkpoints, **environment()})
-    print(table)
+    write_measured(options.report, rows, table, vars(options), options.checkpoint)
 
 
 if __name__ == "__main__":

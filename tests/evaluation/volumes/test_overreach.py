@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from custom_nets.evaluation import report
 from custom_nets.evaluation.volumes import overreach, phantoms
 from custom_nets.inferers import thick_slices
 from custom_nets.networks import AnySizeTransMRSR, ResidualArSSR
@@ -48,7 +49,7 @@ def test_the_command_writes_a_table_and_a_record(monkeypatch, tmp_path, capsys):
     path = tmp_path / "head.nii.gz"
     nib.save(nib.Nifti1Image(np.pad(phantoms.sphere(24, 8), 4), np.eye(4)), path)
     monkeypatch.setattr(overreach, "load_network", lambda _: plain_arssr())
-    monkeypatch.setattr(overreach, "file_record", str)
+    monkeypatch.setattr(report, "file_record", str)
     command = ["--checkpoint", "weights.pt", "--heads", str(path), "--side", "24"]
     overreach.main([str(tmp_path / "report"), *command, "--profiles", "box:1.0", "--scales", "iso2"])
     table = (tmp_path / "report" / "table.md").read_text()
@@ -60,6 +61,6 @@ def test_the_command_writes_a_table_and_a_record(monkeypatch, tmp_path, capsys):
 
 def test_one_volume_a_file(tmp_path):
     path = tmp_path / "series.nii.gz"
-    nib.save(nib.Nifti1Image(np.zeros((8, 8, 8, 2), np.float32), np.eye(4)), path)
+    nib.save(nib.Nifti1Image(np.stack(2 * [phantoms.sphere(8, 3)], -1), np.eye(4)), path)
     with pytest.raises(ValueError, match="must be one 3D volume"):
         overreach.read_head(path, 8)
